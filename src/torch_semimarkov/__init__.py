@@ -1,3 +1,77 @@
-"""Exact segmentation of long sequences in PyTorch: semi-Markov CRFs and associative scans."""
+"""Exact segmentation of long sequences in PyTorch: semi-Markov CRFs.
+
+The names below load on first use, so importing the package costs little more than importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Marginals": "functional",
+    "Segment": "segments",
+    "Segments": "segments",
+    "SemiMarkovCRFHead": "nn",
+    "ViterbiResult": "functional",
+    "available_backends": "dispatch",
+    "create_duration_distribution": "durations",
+    "explain": "functional",
+    "log_partition": "functional",
+    "marginals": "functional",
+    "segment_log_prob": "functional",
+    "segment_score": "functional",
+    "semi_crf_streaming_forward": "streaming",
+    "use_backend": "dispatch",
+    "viterbi": "functional",
+}
+
+if TYPE_CHECKING:
+    from torch_semimarkov.dispatch import available_backends, use_backend
+    from torch_semimarkov.durations import create_duration_distribution
+    from torch_semimarkov.functional import (
+        Marginals,
+        ViterbiResult,
+        explain,
+        log_partition,
+        marginals,
+        segment_log_prob,
+        segment_score,
+        viterbi,
+    )
+    from torch_semimarkov.nn import SemiMarkovCRFHead
+    from torch_semimarkov.segments import Segment, Segments
+    from torch_semimarkov.streaming import semi_crf_streaming_forward
+
+__all__ = [
+    "Marginals",
+    "Segment",
+    "Segments",
+    "SemiMarkovCRFHead",
+    "ViterbiResult",
+    "__version__",
+    "available_backends",
+    "create_duration_distribution",
+    "explain",
+    "log_partition",
+    "marginals",
+    "segment_log_prob",
+    "segment_score",
+    "semi_crf_streaming_forward",
+    "use_backend",
+    "viterbi",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    globals()[name] = getattr(home, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

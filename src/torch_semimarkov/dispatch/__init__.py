@@ -1,0 +1,23 @@
+"""Choice of a backend and the ops it runs through."""
+
+from __future__ import annotations
+
+from torch_semimarkov.dispatch.registry import (
+    available_backends,
+    register_backend,
+    unregister_backend,
+)
+from torch_semimarkov.dispatch.run import log_partition, viterbi
+from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
+
+__all__ = [
+    "Explanation",
+    "available_backends",
+    "explain_op",
+    "leave_out",
+    "log_partition",
+    "register_backend",
+    "unregister_backend",
+    "use_backend",
+    "viterbi",
+]

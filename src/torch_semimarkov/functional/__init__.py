@@ -1,0 +1,20 @@
+"""Every public operation on potentials, each with the same arguments."""
+
+from __future__ import annotations
+
+from torch_semimarkov.functional.decode import ViterbiResult, viterbi
+from torch_semimarkov.functional.explanation import explain
+from torch_semimarkov.functional.partition import log_partition
+from torch_semimarkov.functional.posterior import Marginals, marginals
+from torch_semimarkov.functional.segment import segment_log_prob, segment_score
+
+__all__ = [
+    "Marginals",
+    "ViterbiResult",
+    "explain",
+    "log_partition",
+    "marginals",
+    "segment_log_prob",
+    "segment_score",
+    "viterbi",
+]

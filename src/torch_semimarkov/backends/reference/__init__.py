@@ -1,0 +1,25 @@
+"""The reference backend: plain torch, any device, any dtype; the text the others are judged by."""
+
+from __future__ import annotations
+
+from torch_semimarkov.backends.reference.partition import log_partition
+from torch_semimarkov.backends.reference.viterbi import viterbi
+from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.semirings import SEMIRINGS
+
+NAME = "reference"
+COMPOSITE = True
+OPS = ("log_partition", "viterbi")
+
+
+def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+    """Why this backend cannot run ``op``; empty if it can."""
+    reasons = []
+    if op not in OPS:
+        reasons.append(f"has no {op}")
+    if semiring not in SEMIRINGS:
+        reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
+    return reasons
+
+
+__all__ = ["COMPOSITE", "NAME", "OPS", "log_partition", "reasons_against", "viterbi"]

@@ -1,0 +1,100 @@
+"""The log partition with its gradients: the composite text, and a first derivative that is lean.
+
+The composite function is plain torch and differentiable to any order, but autograd keeps O(T K C)
+for it. A first derivative needs only the messages of two scans, so it runs the combining pass; the
+composite comes in where a derivative is itself differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.backends.reference.expectations import expectations
+from torch_semimarkov.backends.reference.scan import Messages, prepare, scan, total
+from torch_semimarkov.potentials import TERMS, Potentials
+from torch_semimarkov.semirings import Semiring, by_name
+
+
+def composite(
+    potentials: Potentials, semiring: Semiring, checkpoint_interval: int | None = None
+) -> Tensor:
+    """(B,) float64. The semiring total, in plain torch."""
+    p = prepare(potentials)
+    return total(p, semiring, scan(p, semiring, checkpoint_interval).alpha)
+
+
+def log_partition(
+    potentials: Potentials, semiring: str = "log", checkpoint_interval: int | None = None
+) -> Tensor:
+    """(B,) float64. The semiring total, with a lean first derivative where there is one."""
+    lean = semiring == "log" and not potentials.per_duration and not _transformed()
+    if lean and torch.is_grad_enabled() and any(x.requires_grad for _, x in potentials.terms()):
+        tensors = [getattr(potentials, name) for name in TERMS]
+        return _LogPartition.apply(checkpoint_interval, potentials.lengths, *tensors)
+    return composite(potentials, by_name(semiring), checkpoint_interval)
+
+
+class _LogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, interval: int | None, lengths: Tensor, *tensors: Tensor | None
+    ) -> Tensor:
+        potentials = _assemble(lengths, tensors)
+        p = prepare(potentials)
+        messages = scan(p, by_name("log"))
+        value = total(p, by_name("log"), messages.alpha)
+        kept = (value, *messages) if interval is None else ()
+        ctx.interval = interval
+        ctx.save_for_backward(lengths, *tensors, *kept)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        lengths, *rest = ctx.saved_tensors
+        tensors, kept = rest[: len(TERMS)], rest[len(TERMS) :]
+        if torch.is_grad_enabled():
+            grads = _differentiable_gradient(ctx, lengths, tensors, weight)
+        else:
+            grads = _lean_gradient(lengths, tensors, kept, weight)
+        return (None, None, *grads)
+
+
+def _lean_gradient(
+    lengths: Tensor, tensors: list[Tensor | None], kept: list[Tensor], weight: Tensor
+) -> list[Tensor | None]:
+    potentials = _assemble(lengths, tensors)
+    p = prepare(potentials)
+    if kept:
+        value, messages = kept[0], Messages(kept[1], kept[2])
+    else:
+        messages = scan(p, by_name("log"))
+        value = total(p, by_name("log"), messages.alpha)
+    expected = expectations(p, messages, value, weight)
+    grads: list[Tensor | None] = []
+    for name, tensor in zip(TERMS, tensors, strict=True):
+        grad = expected[name]
+        if tensor is not None and name == "duration_bias":
+            grad = torch.cat((grad, grad.new_zeros(tensor.shape[0] - grad.shape[0], p.C)))
+        grads.append(None if tensor is None else grad.to(tensor.dtype))
+    return grads
+
+
+def _differentiable_gradient(
+    ctx: Any, lengths: Tensor, tensors: list[Tensor | None], weight: Tensor
+) -> list[Tensor | None]:
+    wanted = [x for x, need in zip(tensors, ctx.needs_input_grad[2:], strict=True) if need]
+    value = composite(_assemble(lengths, tensors), by_name("log"), ctx.interval)
+    found = iter(torch.autograd.grad(value, wanted, weight, create_graph=True))
+    return [next(found) if need else None for need in ctx.needs_input_grad[2:]]
+
+
+def _assemble(lengths: Tensor, tensors: Any) -> Potentials:
+    return Potentials(lengths=lengths, **dict(zip(TERMS, tensors, strict=True)))
+
+
+def _transformed() -> bool:
+    """True under torch.func transforms, which differentiate the composite text themselves."""
+    return torch._C._are_functorch_transforms_active()

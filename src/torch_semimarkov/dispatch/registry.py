@@ -1,0 +1,116 @@
+"""Which backends there are, and what each must offer. To add one: one folder and one line."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Protocol
+
+from torch import Tensor
+
+from torch_semimarkov.errors import UnsupportedError
+from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.segments import Segments
+
+_MODULES: dict[str, str] = {"reference": "torch_semimarkov.backends.reference"}
+
+
+class Backend(Protocol):
+    """What every backend module offers.
+
+    A composite backend is plain torch: it is called directly and autograd follows it. A compiled
+    one is a :class:`CompiledBackend` and runs inside a registered op.
+    """
+
+    NAME: str
+    COMPOSITE: bool
+
+    def reasons_against(self, op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+        """Why this backend cannot run ``op``; empty if it can."""
+        ...
+
+
+class CompositeBackend(Backend, Protocol):
+    """Plain torch, differentiable by autograd."""
+
+    def log_partition(
+        self, potentials: Potentials, semiring: str, checkpoint_interval: int | None
+    ) -> Tensor:
+        """(B,) float64. The semiring total."""
+        ...
+
+    def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
+        """(B,) float64 and the best segmentations."""
+        ...
+
+
+class CompiledBackend(Backend, Protocol):
+    """Kernels with a hand-written backward; every argument is canonical."""
+
+    def kept_shape(
+        self, potentials: Potentials, keep: bool, checkpoint_interval: int | None
+    ) -> tuple[int, ...]:
+        """Shape of the float64 messages that the forward keeps for the backward."""
+        ...
+
+    def forward(
+        self, potentials: Potentials, semiring: str, keep: bool, checkpoint_interval: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The total (B,) float64, and the kept messages."""
+        ...
+
+    def backward(
+        self, potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+        ...
+
+    def viterbi(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+        ...
+
+
+def register_backend(name: str, module: str, first: bool = False) -> None:
+    """Make a backend known: ``module`` is imported at the first call that considers it.
+
+    Args:
+        name: what users write in ``backend=``.
+        module: dotted path of a module that offers what :class:`Backend` asks for.
+        first: put it before the others in the order of automatic choice, else after them.
+    """
+    others = {key: value for key, value in _MODULES.items() if key != name}
+    ordered = {name: module, **others} if first else {**others, name: module}
+    _MODULES.clear()
+    _MODULES.update(ordered)
+    load.cache_clear()
+
+
+def unregister_backend(name: str) -> None:
+    """Forget a backend."""
+    del _MODULES[name]
+    load.cache_clear()
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends, in the order in which automatic choice considers them.
+
+    >>> "reference" in available_backends()
+    True
+    """
+    return tuple(_MODULES)
+
+
+@cache
+def load(name: str) -> Backend:
+    """The backend called ``name``.
+
+    Raises:
+        UnsupportedError: there is no such backend, or its module cannot be imported.
+    """
+    if name not in _MODULES:
+        known = ", ".join(repr(other) for other in _MODULES)
+        raise UnsupportedError(f"backend must be one of {known} or 'auto', got {name!r}")
+    try:
+        return importlib.import_module(_MODULES[name])  # type: ignore[return-value]
+    except ImportError as error:
+        raise UnsupportedError(f"backend {name!r} cannot be loaded: {error}") from error

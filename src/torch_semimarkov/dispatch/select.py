@@ -1,0 +1,115 @@
+"""Which backend runs a call: a priority list, each entry with its reasons against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from torch_semimarkov.dispatch.registry import Backend, available_backends, load
+from torch_semimarkov.errors import UnsupportedError, raise_all
+from torch_semimarkov.potentials import Potentials
+
+_pinned: ContextVar[str | None] = ContextVar("torch_semimarkov_backend", default=None)
+_left_out: ContextVar[tuple[tuple[str, str], ...]] = ContextVar(
+    "torch_semimarkov_left_out", default=()
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which backend would run a call, and what speaks against each of the others.
+
+    Args:
+        call: the operation in words.
+        chosen: name of the backend that would run it; None if none can.
+        asked: the backend asked for by name, or None.
+        reasons: reasons against each backend, in the order of choice; empty means it can run.
+    """
+
+    call: str
+    chosen: str | None
+    asked: str | None
+    reasons: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in self.reasons)
+        lines = [f"{self.call}: {self.chosen or 'no backend'}"]
+        for name, reasons in self.reasons.items():
+            verdict = "; ".join(reasons) or ("runs" if name == self.chosen else "could run")
+            lines.append(f"  {name:<{width}}  {verdict}")
+        return "\n".join(lines)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Pin the backend of every call inside a ``with`` block.
+
+    Args:
+        name: a name from ``available_backends()``, or "auto" for the automatic choice.
+
+    Raises:
+        UnsupportedError: there is no such backend.
+
+    >>> with use_backend("reference"):
+    ...     pass
+    """
+    if name != "auto":
+        load(name)
+    token = _pinned.set(None if name == "auto" else name)
+    try:
+        yield
+    finally:
+        _pinned.reset(token)
+
+
+@contextmanager
+def leave_out(name: str, reason: str) -> Iterator[None]:
+    """Keep a backend out of the automatic choice inside a ``with`` block; ``reason`` is shown."""
+    token = _left_out.set((*_left_out.get(), (name, reason)))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = None) -> Backend:
+    """The backend that runs ``op``.
+
+    Raises:
+        UnsupportedError: the backend asked for cannot run it, or none can; with the reasons.
+    """
+    found = explain_op(op, p, semiring, backend)
+    if found.chosen is None:
+        only = "" if found.asked is None else f" by backend={found.asked!r}"
+        lines = [f"{name}: {reason}" for name, why in found.reasons.items() for reason in why]
+        raise_all(UnsupportedError, f"cannot run {found.call}{only}", lines)
+        raise UnsupportedError(f"no backend for {found.call}")
+    return load(found.chosen)
+
+
+def explain_op(
+    op: str, p: Potentials, semiring: str = "log", backend: str | None = None
+) -> Explanation:
+    """The choice of backend for ``op`` with its reasons, without running anything."""
+    asked = _pinned.get() if backend in (None, "auto") else backend
+    names = available_backends() if asked is None else (asked,)
+    reasons = {name: _reasons(name, op, p, semiring, asked is not None) for name in names}
+    chosen = next((name for name, against in reasons.items() if not against), None)
+    dtype = str(p.compute_dtype)[6:]
+    call = f"{op}(semiring={semiring!r}) on device={p.device}, {dtype}"
+    return Explanation(call, chosen, asked, reasons)
+
+
+def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> list[str]:
+    excluded = dict(_left_out.get())
+    if name in excluded and not asked:
+        return [f"left out by {excluded[name]}"]
+    try:
+        backend = load(name)
+    except UnsupportedError as error:
+        if asked:
+            raise
+        return [str(error)]
+    return backend.reasons_against(op, p, semiring)

@@ -1,0 +1,62 @@
+"""From the arguments of a public function to checked, canonical potentials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.errors import ShapeError
+from torch_semimarkov.potentials import Potentials
+
+
+def gather(
+    scores: Tensor,
+    transition: Tensor,
+    duration_bias: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    validate_args: bool | None = None,
+    **terms: Tensor | None,
+) -> Potentials:
+    """Checked and canonical potentials from a call's arguments.
+
+    Raises:
+        ShapeError: terms that do not fit together, or values that they must not hold.
+        TypeError: an argument is not a tensor, or has an unknown name.
+    """
+    named = {"scores": scores, "transition": transition, "duration_bias": duration_bias, **terms}
+    for name, value in {**named, "lengths": lengths}.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
+    potentials = Potentials(lengths=lengths, **named).check()  # type: ignore[arg-type]
+    if wants_validation(validate_args, potentials.device):
+        potentials.check_values()
+    return potentials.canonical()
+
+
+def wants_validation(validate_args: bool | None, device: torch.device) -> bool:
+    """Checks of values cost a GPU synchronisation: by default on CPU only, never in a trace."""
+    if torch.compiler.is_compiling():
+        return False
+    return device.type == "cpu" if validate_args is None else validate_args
+
+
+def gradients(value: Tensor, p: Potentials, create_graph: bool) -> dict[str, Tensor]:
+    """Gradient of ``value`` by the name of each term that is present."""
+    tensors = [tensor for _, tensor in p.terms()]
+    found: Any = torch.autograd.grad(
+        value, tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip([name for name, _ in p.terms()], found, strict=True))
+
+
+def result_dtype(scores: Tensor) -> torch.dtype:
+    """Results come back in the type of the scores, half types as float32."""
+    return torch.promote_types(scores.dtype, torch.float32)
+
+
+def needs_grad(p: Potentials) -> bool:
+    """True if autograd would record an operation on these potentials."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for _, tensor in p.terms())

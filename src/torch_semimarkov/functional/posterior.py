@@ -1,0 +1,115 @@
+"""Posterior marginals: the gradient of the log partition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov import dispatch
+from torch_semimarkov.functional.inputs import gather, gradients, needs_grad, result_dtype
+from torch_semimarkov.potentials import Potentials
+
+
+class Marginals(NamedTuple):
+    """Posterior probabilities and expected counts.
+
+    labels: (B, T, C), 0..1. Probability that position t has label c; sums to 1 over c.
+    starts: (B, T, C), 0..1. Probability that a segment labelled c starts at position t.
+    ends: (B, T, C), 0..1. Probability that a segment labelled c has position t as its last.
+    boundaries: (B, T), 0..1. Probability that some segment starts at position t.
+    transitions: (C, C) or (K, C, C). Expected number of transitions, summed over the batch.
+    durations: (K, C). Expected number of segments of d positions in row d-1, summed over the batch.
+    log_partition: (B,). In nats.
+    """
+
+    labels: Tensor
+    starts: Tensor
+    ends: Tensor
+    boundaries: Tensor
+    transitions: Tensor
+    durations: Tensor
+    log_partition: Tensor
+
+
+def marginals(
+    scores: Tensor,
+    transition: Tensor,
+    duration_bias: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    start: Tensor | None = None,
+    end: Tensor | None = None,
+    start_scores: Tensor | None = None,
+    end_scores: Tensor | None = None,
+    backend: str | None = None,
+    checkpoint_interval: int | None = None,
+    validate_args: bool | None = None,
+) -> Marginals:
+    """Posterior marginals of labels, segment starts and ends, transitions and durations.
+
+    Args:
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
+            checkpoint_interval, validate_args: as in :func:`log_partition`.
+
+    Returns:
+        :class:`Marginals` in the type of the scores (half types: float32). Differentiable if an
+        argument requires a gradient. All 0 past a length and for a sequence without any possible
+        segmentation.
+
+    Raises:
+        ShapeError, UnsupportedError: as :func:`log_partition`.
+
+    Source: Sarawagi and Cohen, Semi-Markov conditional random fields, NIPS 2004.
+
+    Two positions, one label, durations 1 and 2, all scores 0: a segment starts at position 1 in
+    one of two segmentations.
+
+    >>> zeros = torch.zeros
+    >>> marginals(zeros(1, 2, 1), zeros(1, 1), zeros(2, 1)).boundaries
+    tensor([[1.0000, 0.5000]])
+    """
+    p = gather(
+        scores, transition, duration_bias, lengths, start=start, end=end,
+        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+    )  # fmt: skip
+    differentiable = needs_grad(p)
+    with torch.inference_mode(False), torch.enable_grad():
+        p = _with_gradients(p, differentiable)
+        value = dispatch.log_partition(p, "log", backend, checkpoint_interval)
+        grads = gradients(value.sum(), p, create_graph=differentiable)
+    dtype = result_dtype(scores)
+    found = {name: grad.to(dtype) for name, grad in grads.items()}
+    value = value if differentiable else value.detach()
+    return Marginals(
+        labels=found["scores"],
+        starts=found["start_scores"],
+        ends=found["end_scores"],
+        boundaries=found["start_scores"].sum(-1),
+        transitions=found["transition"],
+        durations=found["duration_bias"],
+        log_partition=value.to(dtype),
+    )
+
+
+def _with_gradients(p: Potentials, differentiable: bool) -> Potentials:
+    """All terms that a marginal is the gradient of, present and requiring a gradient."""
+    blank = torch.zeros_like(p.scores)
+    p = replace(
+        p,
+        start_scores=blank if p.start_scores is None else p.start_scores,
+        end_scores=blank.clone() if p.end_scores is None else p.end_scores,
+    )
+
+    def ready(x: Tensor) -> Tensor:
+        if differentiable and x.requires_grad:
+            return x
+        fresh = x.clone() if x.is_inference() else x.detach()
+        return fresh.detach().requires_grad_()
+
+    lengths = p.lengths
+    if lengths is not None and lengths.is_inference():
+        lengths = lengths.clone()
+    return replace(p.map_terms(ready), lengths=lengths)

@@ -1,0 +1,190 @@
+"""What crosses the floor to a backend: every term of the score in one frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.errors import ShapeError, raise_all
+from torch_semimarkov.segments import lengths_problem
+
+TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Potentials:
+    """Every term of the score of a segmentation.
+
+    Args:
+        scores: (B, T, C) float. One score per position and label, in nats; -inf forbids.
+        transition: (C, C) float, ``transition[source, destination]``; or (K, C, C), where row d-1
+            is used on entering a segment of d positions.
+        duration_bias: (K, C) float. Row d-1 is added to a segment of d positions, 1 <= d <= K.
+        lengths: (B,) int, 1 <= lengths <= T; default T. Positions past a length have no effect.
+        start: (C,) float. Added for the first label; default zeros.
+        end: (C,) float. Added for the last label; default zeros.
+        start_scores: (B, T, C) float. Added where a segment starts; default zeros.
+        end_scores: (B, T, C) float. Added at the last position of a segment; default zeros.
+
+    Sizes: B sequences, T positions, K longest duration, C labels.
+    """
+
+    scores: Tensor
+    transition: Tensor
+    duration_bias: Tensor
+    lengths: Tensor | None = None
+    start: Tensor | None = None
+    end: Tensor | None = None
+    start_scores: Tensor | None = None
+    end_scores: Tensor | None = None
+
+    @property
+    def B(self) -> int:
+        """Sequences in the batch."""
+        return self.scores.shape[0]
+
+    @property
+    def T(self) -> int:
+        """Positions, padding included."""
+        return self.scores.shape[1]
+
+    @property
+    def C(self) -> int:
+        """Labels."""
+        return self.scores.shape[2]
+
+    @property
+    def K(self) -> int:
+        """Longest duration."""
+        return self.duration_bias.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores live."""
+        return self.scores.device
+
+    @property
+    def per_duration(self) -> bool:
+        """True if the transition is (K, C, C)."""
+        return self.transition.dim() == 3
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The widest type among the terms, at least float32."""
+        dtype = torch.float32
+        for _, tensor in self.terms():
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        return dtype
+
+    def terms(self) -> list[tuple[str, Tensor]]:
+        """The float terms that are present, with their names, in a fixed order."""
+        named = ((name, getattr(self, name)) for name in TERMS)
+        return [(name, tensor) for name, tensor in named if tensor is not None]
+
+    def map_terms(self, change: Callable[[Tensor], Tensor]) -> Potentials:
+        """The same potentials with ``change`` applied to every float term that is present."""
+        return replace(self, **{name: change(tensor) for name, tensor in self.terms()})
+
+    def inside(self) -> Tensor:
+        """(B, T) bool. True at positions before a sequence's length."""
+        position = torch.arange(self.T, device=self.device)
+        if self.lengths is None:
+            return torch.ones(self.B, self.T, dtype=torch.bool, device=self.device)
+        return position < self.lengths[:, None]
+
+    def check(self) -> Potentials:
+        """Check shapes, dtypes and devices; report every misfit at once.
+
+        Raises:
+            ShapeError: with one line for each term that does not fit.
+        """
+        problems = self._kind_problems()
+        if not problems:
+            problems = self._shape_problems()
+        raise_all(ShapeError, "semi-CRF potentials do not fit together", problems)
+        return self
+
+    def check_values(self) -> Potentials:
+        """Check the range of ``lengths`` and look for NaN and +inf; synchronises a GPU.
+
+        Raises:
+            ShapeError: lengths outside 1..T, or a NaN or +inf before a sequence's length.
+        """
+        problems = []
+        lengths = self.lengths
+        if lengths is not None and bool(((lengths < 1) | (lengths > self.T)).any()):
+            problems.append(f"lengths must be in 1..T = 1..{self.T}, got {lengths.tolist()}")
+        else:
+            for name, tensor in self.terms():
+                problems.extend(self._value_problems(name, tensor))
+        raise_all(ShapeError, "semi-CRF potentials hold values they must not", problems)
+        return self
+
+    def canonical(self) -> Potentials:
+        """Contiguous terms of one float type, int64 lengths; so kernels need no strides."""
+        dtype = self.compute_dtype
+        lengths = self.lengths
+        if lengths is None:
+            lengths = torch.full((self.B,), self.T, device=self.device)
+        lengths = lengths.to(device=self.device, dtype=torch.int64).contiguous()
+        return replace(self.map_terms(lambda x: x.to(dtype).contiguous()), lengths=lengths)
+
+    def _kind_problems(self) -> list[str]:
+        problems = []
+        for name, tensor in self.terms():
+            if tensor.dtype not in _DTYPES:
+                kind = str(tensor.dtype)[6:]
+                problems.append(f"{name} must be float16, bfloat16, float32 or float64, got {kind}")
+            if tensor.device != self.device:
+                problems.append(f"{name} must be on {self.device} like scores, got {tensor.device}")
+        if self.scores.dim() != 3 or 0 in self.scores.shape:
+            shape = tuple(self.scores.shape)
+            problems.append(f"scores must be (B, T, C), every size at least 1, got {shape}")
+        if self.duration_bias.dim() != 2 or 0 in self.duration_bias.shape:
+            shape = tuple(self.duration_bias.shape)
+            problems.append(f"duration_bias must be (K, C), every size at least 1, got {shape}")
+        return problems
+
+    def _shape_problems(self) -> list[str]:
+        B, T, C, K = self.B, self.T, self.C, self.K
+        wanted = {
+            "transition": [("(C, C)", (C, C)), ("(K, C, C)", (K, C, C))],
+            "duration_bias": [("(K, C)", (K, C))],
+            "start": [("(C,)", (C,))],
+            "end": [("(C,)", (C,))],
+            "start_scores": [("(B, T, C)", (B, T, C))],
+            "end_scores": [("(B, T, C)", (B, T, C))],
+        }
+        problems = []
+        for name, tensor in self.terms()[1:]:
+            choices = wanted[name]
+            if tuple(tensor.shape) not in [shape for _, shape in choices]:
+                expected = " or ".join(f"{symbols} = {shape}" for symbols, shape in choices)
+                problems.append(f"{name} must be {expected}, got {tuple(tensor.shape)}")
+        if self.lengths is not None:
+            problem = lengths_problem(self.lengths, B, T)
+            problems.extend([problem] if problem else [])
+        return problems
+
+    def _value_problems(self, name: str, tensor: Tensor) -> list[str]:
+        values = tensor.detach()
+        per_position = values.dim() == 3 and name != "transition"
+        if bool(values.sum(dtype=torch.float64).isfinite()):
+            return []
+        bad = values.isnan() | (values == torch.inf)
+        if per_position:
+            bad &= self.inside()[..., None]
+        count = int(bad.sum())
+        if count == 0:
+            return []
+        where = [int(i) for i in bad.nonzero()[0]]
+        axes = ("sequence", "position", "label") if per_position else ("row",) * values.dim()
+        place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, where, strict=True))
+        return [
+            f"{name} must hold numbers or -inf, got {float(values[tuple(where)])} at {place} "
+            f"({count} such values)"
+        ]
