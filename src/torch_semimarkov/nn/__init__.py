@@ -1,0 +1,8 @@
+"""Layers: the head, encoders to put it on, and both in one."""
+
+from __future__ import annotations
+
+from torch_semimarkov.nn.encoders import ENCODERS, BiLSTMEncoder, ConvEncoder, create_encoder
+from torch_semimarkov.nn.head import SemiMarkovCRFHead
+
+__all__ = ["ENCODERS", "BiLSTMEncoder", "ConvEncoder", "SemiMarkovCRFHead", "create_encoder"]

@@ -1,0 +1,79 @@
+"""Finding NaN and Inf: which tensor, how many values, which sequences, and what to try."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.errors import NumericsError
+
+_SHOWN = 8
+
+
+def require_finite(
+    name: str, tensor: Tensor, remedy: str, *, allow_forbidden: bool = False
+) -> None:
+    """Raise if ``tensor`` holds NaN or Inf.
+
+    Args:
+        name: what the tensor is, for the message.
+        tensor: (B, ...) or a parameter of any shape; padding must have been filled before.
+        remedy: what to try, for the message.
+        allow_forbidden: -inf is a forbidden label and not a fault.
+
+    Raises:
+        NumericsError: with the number of values, the sequences and the remedy.
+
+    >>> require_finite("hidden", torch.tensor([[1.0], [float("nan")]]), "look at the input")
+    Traceback (most recent call last):
+    torch_semimarkov.errors.NumericsError: hidden holds 1 NaN and 0 Inf of 2 values (in rows 1; \
+first at index (1, 0)); look at the input
+    """
+    values = tensor.detach()
+    if bool(values.sum(dtype=torch.float64).isfinite()):
+        return
+    nan, inf = values.isnan(), values.isinf()
+    if allow_forbidden:
+        inf = values == torch.inf
+    bad = nan | inf
+    if not bool(bad.any()):
+        return
+    index = bad.nonzero()
+    rows = index[:, 0].unique().tolist()
+    shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+    axis = "sequences" if values.dim() == 3 else "rows"
+    raise NumericsError(
+        f"{name} holds {int(nan.sum())} NaN and {int(inf.sum())} Inf of {values.numel()} values "
+        f"(in {axis} {shown}; first at index {tuple(index[0].tolist())}); {remedy}"
+    )
+
+
+def watch_gradient(name: str, tensor: Tensor, remedy: str) -> Tensor:
+    """Check the gradient of ``tensor`` when the backward reaches it.
+
+    Returns:
+        The tensor itself, or a view of it if it is a leaf, so that no hook stays on a parameter.
+    """
+    if not tensor.requires_grad:
+        return tensor
+    watched = tensor.view_as(tensor) if tensor.is_leaf else tensor
+    watched.register_hook(lambda grad: require_finite(f"the gradient of {name}", grad, remedy))
+    return watched
+
+
+def require_partition(partition: Tensor) -> None:
+    """Raise if a log partition is no number.
+
+    Raises:
+        NumericsError: naming the sequences.
+    """
+    values = partition.detach()
+    if bool(values.isfinite().all()):
+        return
+    impossible = (values == -torch.inf).nonzero()[:, 0].tolist()
+    if impossible:
+        raise NumericsError(
+            f"no segmentation of sequences {impossible[:_SHOWN]} is possible: allow more labels, "
+            "transitions or durations"
+        )
+    require_finite("the log partition", partition, "lower the learning rate or scale the scores")

@@ -1,0 +1,58 @@
+"""Hard constraints of a head as masks: -inf for what the model must not do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.errors import ConfigError
+
+PerLabel = int | Sequence[int] | Tensor
+
+
+def transition_mask(allowed: Tensor | Sequence[Sequence[bool]], C: int) -> Tensor:
+    """(C, C) bool. True where ``[source, destination]`` is allowed.
+
+    Raises:
+        ConfigError: another shape, or values that are not bool or 0/1.
+    """
+    mask = torch.as_tensor(allowed)
+    if tuple(mask.shape) != (C, C):
+        raise ConfigError(
+            f"allowed_transitions must be (C, C) = ({C}, {C}), [source, destination], "
+            f"got {tuple(mask.shape)}"
+        )
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ConfigError("allowed_transitions must hold bools or 0 and 1")
+    return mask.to(torch.bool)
+
+
+def duration_mask(
+    shortest: PerLabel | None, longest: PerLabel | None, K: int, C: int
+) -> Tensor:
+    """(K, C) bool. True where a duration is allowed.
+
+    Raises:
+        ConfigError: a bound outside 1..K, or a shortest above a longest duration.
+    """
+    low = _per_label("min_duration", shortest, 1, K, C)
+    high = _per_label("label_max_duration", longest, K, K, C)
+    if bool((low > high).any()):
+        label = int((low > high).nonzero()[0])
+        raise ConfigError(
+            f"min_duration must be <= label_max_duration, got {int(low[label])} > "
+            f"{int(high[label])} for label {label}"
+        )
+    durations = torch.arange(1, K + 1)[:, None]
+    return (durations >= low) & (durations <= high)
+
+
+def _per_label(name: str, value: PerLabel | None, default: int, K: int, C: int) -> Tensor:
+    bounds = torch.as_tensor(default if value is None else value)
+    if bounds.is_floating_point() or bounds.dim() > 1 or bounds.numel() not in (1, C):
+        raise ConfigError(f"{name} must be one integer or C = {C} integers, got {value}")
+    if bool(((bounds < 1) | (bounds > K)).any()):
+        raise ConfigError(f"{name} must be in 1..max_duration = 1..{K}, got {value}")
+    return bounds.expand(C)

@@ -1,0 +1,326 @@
+"""The semi-Markov CRF as a layer on top of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_semimarkov import functional
+from torch_semimarkov.dispatch import leave_out
+from torch_semimarkov.durations import DurationSource, create_duration_distribution
+from torch_semimarkov.errors import ConfigError, ShapeError
+from torch_semimarkov.functional import Marginals, ViterbiResult
+from torch_semimarkov.functional.inputs import wants_validation
+from torch_semimarkov.nn.checks import require_finite, require_partition, watch_gradient
+from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
+from torch_semimarkov.segments import Segments, check_lengths
+
+_ENCODER = "check the encoder's input, its learning rate and gradient clipping"
+_PROJECTION = "check the projection's weights; lower the learning rate"
+_GRADIENT = "lower the learning rate, clip gradients, or add parameter_penalty() to the loss"
+
+
+class SemiMarkovCRFHead(nn.Module):
+    """A probability over segmentations with explicit durations, on top of an encoder.
+
+    Args:
+        num_classes: labels C >= 1.
+        max_duration: longest duration K >= 1, in positions; 1 gives a linear-chain CRF.
+        hidden_dim: size of the encoder's output, projected to label scores; None if the head is
+            given (B, T, C) scores.
+        init_scale: standard deviation of the initial transitions and learned durations, >= 0.
+        duration_distribution: see :func:`torch_semimarkov.create_duration_distribution`.
+        boundary_scores: also project the hidden states to scores of starting and ending a segment.
+        allowed_transitions: (C, C) bool, [source, destination]; default all allowed.
+        min_duration: shortest duration, one for all labels or one a label; default 1.
+        label_max_duration: longest duration of each label, <= max_duration.
+        validate_args: look for NaN and Inf, check lengths and labels; default on CPU only.
+
+    Raises:
+        ConfigError: a setting out of its range.
+
+    Source: Sarawagi and Cohen, Semi-Markov conditional random fields, NIPS 2004.
+
+    >>> head = SemiMarkovCRFHead(num_classes=2, max_duration=4, hidden_dim=8)
+    >>> hidden = torch.randn(1, 6, 8)
+    >>> loss = head.compute_loss(hidden, labels=torch.tensor([[0, 0, 1, 1, 1, 0]]))
+    >>> bool(loss >= 0)
+    True
+    >>> head.decode(hidden).segments.to_labels(6).shape
+    torch.Size([1, 6])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        max_duration: int,
+        hidden_dim: int | None = None,
+        init_scale: float = 0.1,
+        duration_distribution: DurationSource = "learned",
+        *,
+        boundary_scores: bool = False,
+        allowed_transitions: Tensor | Sequence[Sequence[bool]] | None = None,
+        min_duration: PerLabel | None = None,
+        label_max_duration: PerLabel | None = None,
+        duration_mean: float | Sequence[float] | None = None,
+        validate_args: bool | None = None,
+    ):
+        super().__init__()
+        _check_sizes(num_classes, max_duration, hidden_dim, init_scale, boundary_scores)
+        C, K = num_classes, max_duration
+        self.num_classes, self.max_duration, self.hidden_dim = C, K, hidden_dim
+        self.validate_args = validate_args
+        self.durations = create_duration_distribution(
+            duration_distribution, K, C, init_scale=init_scale, mean=duration_mean
+        )
+        self.transition = nn.Parameter(init_scale * torch.randn(C, C))
+        self.start = nn.Parameter(torch.zeros(C))
+        self.end = nn.Parameter(torch.zeros(C))
+        width = hidden_dim or C
+        self.projection = nn.Identity() if hidden_dim is None else nn.Linear(width, C)
+        self.start_projection = nn.Linear(width, C) if boundary_scores else None
+        self.end_projection = nn.Linear(width, C) if boundary_scores else None
+        everything = torch.ones(C, C, dtype=torch.bool)
+        mask = everything if allowed_transitions is None else transition_mask(allowed_transitions, C)
+        self.register_buffer("allowed_transitions", mask)
+        self.register_buffer(
+            "allowed_durations", duration_mask(min_duration, label_max_duration, K, C)
+        )
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, max_duration={self.max_duration}"
+
+    def potentials(self, hidden: Tensor, lengths: Tensor | None = None) -> dict[str, Any]:
+        """Every term of the score, as keyword arguments for the functions on potentials.
+
+        Args:
+            hidden: (B, T, hidden_dim) float, or (B, T, C) scores if hidden_dim is None.
+            lengths: (B,) int, 1 <= lengths <= T; default T. Positions past a length have no effect.
+
+        Raises:
+            ShapeError: a wrong shape, or lengths out of range.
+            NumericsError: NaN or Inf in the hidden states or after the projection.
+        """
+        checked = self._validates(hidden)
+        hidden = self._masked(hidden, lengths)
+        given = self.hidden_dim is None
+        if checked:
+            require_finite("hidden", hidden, _ENCODER, allow_forbidden=given)
+        terms: dict[str, Any] = {"scores": _at_least_float32(self.projection(hidden))}
+        if self.start_projection is not None and self.end_projection is not None:
+            terms["start_scores"] = _at_least_float32(self.start_projection(hidden))
+            terms["end_scores"] = _at_least_float32(self.end_projection(hidden))
+        if checked and not given:
+            for name, tensor in terms.items():
+                require_finite(f"{name} (after the projection)", tensor, _PROJECTION)
+        terms["transition"] = self.transition
+        terms["duration_bias"] = self.durations()
+        terms["start"], terms["end"] = self.start, self.end
+        if checked:
+            terms = {name: watch_gradient(name, x, _GRADIENT) for name, x in terms.items()}
+        allowed = self.allowed_transitions
+        terms["transition"] = terms["transition"].masked_fill(~allowed, -torch.inf)
+        terms["duration_bias"] = self._allowed(terms["duration_bias"])
+        return {**terms, "lengths": lengths, "validate_args": self.validate_args}
+
+    def forward(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        backend: str = "auto",
+        use_triton: bool = True,
+    ) -> dict[str, Tensor]:
+        """The log partition and the prefix sums of the label scores.
+
+        Args:
+            hidden, lengths: as in :meth:`potentials`.
+            backend: "auto" or "streaming" for the automatic choice, or a backend's name.
+            use_triton: False leaves the Triton kernels out of the automatic choice.
+
+        Returns:
+            {"partition": (B,), "cum_scores": (B, T+1, C)}.
+
+        Raises:
+            ShapeError, NumericsError: as :meth:`potentials`.
+            UnsupportedError: the backend asked for cannot run the call.
+        """
+        terms = self.potentials(hidden, lengths)
+        with _triton(use_triton):
+            partition = functional.log_partition(**terms, backend=_backend(backend))
+        if self._validates(hidden):
+            require_partition(partition)
+        scores = terms["scores"]
+        sums = scores.cumsum(1, dtype=_wide(scores))
+        return {
+            "partition": partition,
+            "cum_scores": nn.functional.pad(sums, (0, 0, 1, 0)).to(scores.dtype),
+        }
+
+    def compute_loss(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        segments: Segments | None = None,
+        reduction: str = "mean",
+        long_runs: str = "error",
+        backend: str = "auto",
+        use_triton: bool = True,
+    ) -> Tensor:
+        """Negative log-likelihood of the given segmentation, never below 0.
+
+        Args:
+            hidden, lengths: as in :meth:`potentials`.
+            labels: (B, T) int, 0..C-1; segments are the maximal runs of equal labels.
+            segments: the segments themselves, instead of ``labels``.
+            reduction: "mean" over the sequences, "sum", or "none" for (B,).
+            long_runs: "error" refuses a run of labels longer than max_duration, "split" cuts it.
+            backend, use_triton: as in :meth:`forward`.
+
+        Returns:
+            A scalar, or (B,), in nats; float32 for half types.
+
+        Raises:
+            ShapeError, NumericsError: as :meth:`potentials`.
+            SegmentError: a segmentation that the model cannot produce; names the sequence, the
+                segment and the remedy.
+        """
+        if (labels is None) == (segments is None):
+            raise ShapeError("compute_loss takes either labels or segments, and not both")
+        if reduction not in ("mean", "sum", "none"):
+            raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+        terms = self.potentials(hidden, lengths)
+        if labels is not None:
+            segments = self._segments(labels, hidden, lengths, long_runs)
+        with _triton(use_triton):
+            loss = -functional.segment_log_prob(segments, **terms, backend=_backend(backend))
+        if self._validates(hidden):
+            require_finite("the loss", loss, _GRADIENT)
+        return loss if reduction == "none" else getattr(loss, reduction)()
+
+    def decode(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        backend: str = "auto",
+        use_triton: bool = True,
+    ) -> ViterbiResult:
+        """The best segmentation of every sequence, and its score; no gradient.
+
+        Args:
+            hidden, lengths: as in :meth:`potentials`.
+            backend, use_triton: as in :meth:`forward`.
+
+        Raises:
+            ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
+        """
+        with torch.no_grad(), _triton(use_triton):
+            terms = self.potentials(hidden, lengths)
+            return functional.viterbi(**terms, backend=_backend(backend))
+
+    def decode_with_traceback(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        backend: str = "auto",
+        use_triton: bool = True,
+    ) -> ViterbiResult:
+        """The same as :meth:`decode`, under its established name."""
+        return self.decode(hidden, lengths, backend=backend, use_triton=use_triton)
+
+    def marginals(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        backend: str = "auto",
+        use_triton: bool = True,
+    ) -> Marginals:
+        """Posterior marginals; see :func:`torch_semimarkov.marginals`.
+
+        Args:
+            hidden, lengths: as in :meth:`potentials`.
+            backend, use_triton: as in :meth:`forward`.
+        """
+        with _triton(use_triton):
+            terms = self.potentials(hidden, lengths)
+            return functional.marginals(**terms, backend=_backend(backend))
+
+    def parameter_penalty(self, p: float = 2.0) -> Tensor:
+        """Sum of ``|weight| ** p`` over transitions, durations, start and end; add it to the loss.
+
+        >>> head = SemiMarkovCRFHead(1, 1, duration_distribution="uniform")
+        >>> head.transition.data.fill_(3.0)
+        tensor([[3.]])
+        >>> head.parameter_penalty().item()
+        9.0
+        """
+        weights = [self.transition, self.start, self.end, *self.durations.parameters()]
+        return torch.stack([weight.abs().pow(p).sum() for weight in weights]).sum()
+
+    def _allowed(self, bias: Tensor) -> Tensor:
+        return bias.masked_fill(~self.allowed_durations, -torch.inf)
+
+    def _validates(self, hidden: Tensor) -> bool:
+        return wants_validation(self.validate_args, hidden.device)
+
+    def _masked(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+        """Hidden states with zeros past the lengths, so that NaN there reaches no gradient."""
+        D = self.hidden_dim or self.num_classes
+        if hidden.dim() != 3 or hidden.shape[2] != D or 0 in hidden.shape:
+            name = "num_classes" if self.hidden_dim is None else "hidden_dim"
+            raise ShapeError(
+                f"hidden must be (B, T, {name}) = (B, T, {D}) with B, T >= 1, "
+                f"got {tuple(hidden.shape)}"
+            )
+        if not hidden.is_floating_point():
+            raise ShapeError(f"hidden must be float, got {str(hidden.dtype)[6:]}")
+        if lengths is None:
+            return hidden
+        if self._validates(hidden):
+            check_lengths(lengths, hidden.shape[0], hidden.shape[1], hidden.device)
+        inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        return torch.where(inside[..., None], hidden, 0.0)
+
+    def _segments(
+        self, labels: Tensor, hidden: Tensor, lengths: Tensor | None, long_runs: str
+    ) -> Segments:
+        if labels.shape != hidden.shape[:2]:
+            raise ShapeError(
+                f"labels must be (B, T) = {tuple(hidden.shape[:2])} like hidden, "
+                f"got {tuple(labels.shape)}"
+            )
+        return Segments.from_labels(labels, lengths, self.max_duration, long_runs)
+
+
+def _check_sizes(C: int, K: int, D: int | None, init_scale: float, boundary_scores: bool) -> None:
+    for name, value in (("num_classes", C), ("max_duration", K), ("hidden_dim", D)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    if init_scale < 0:
+        raise ConfigError(f"init_scale must be >= 0, got {init_scale}")
+    if boundary_scores and D is None:
+        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _backend(name: str) -> str | None:
+    return None if name in ("auto", "streaming") else name
+
+
+def _triton(use_triton: bool) -> AbstractContextManager[None]:
+    return nullcontext() if use_triton else leave_out("triton", "use_triton=False")
