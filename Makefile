@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each does its own set-up in $(VENV).
+# PYTHON=python3.12 picks the interpreter; VENV=path the environment.
+
+PYTHON ?=
+VENV ?= .venv
+PYTEST_ARGS ?= -q -n auto --maxprocesses 4
+BIN := $(VENV)/bin
+SETUP := PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup_venv.sh
+CODE := $(wildcard src tests benchmarks examples)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format setup clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo:  ## train, decode and plot a synthetic data set; results in runs/demo
+	@$(SETUP) demo
+	$(BIN)/torch-semimarkov demo --output runs/demo
+
+test:  ## run the test suite (PYTEST_ARGS='-q -k padding' for a part of it)
+	@$(SETUP) dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint:  ## ruff check, ruff format --check, mypy on functional/
+	@$(SETUP) dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format:  ## sort the imports and format the code in place
+	@$(SETUP) dev
+	$(BIN)/ruff check --select I --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+setup:  ## make the environment for development
+	@$(SETUP) dev
+
+clean:  ## remove the environment, caches, builds and runs/demo
+	rm -rf .venv build dist runs/demo .pytest_cache .mypy_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
