@@ -37,5 +37,5 @@ setup:  ## make the environment for development
 	@$(SETUP) dev
 
 clean:  ## remove the environment, caches, builds and runs/demo
-	rm -rf .venv build dist runs/demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist runs/demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
