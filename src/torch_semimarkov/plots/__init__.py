@@ -1,0 +1,12 @@
+"""Pictures of segmentations, durations and training, as matplotlib figures.
+
+matplotlib is loaded at the first call (extra ``plots``). The figures belong to no global state:
+show them in a notebook, or write them with :func:`save_figure`.
+"""
+
+from torch_semimarkov.plots.durations import plot_durations
+from torch_semimarkov.plots.saving import save_figure
+from torch_semimarkov.plots.segmentation import plot_segmentation
+from torch_semimarkov.plots.training import plot_training
+
+__all__ = ["plot_durations", "plot_segmentation", "plot_training", "save_figure"]
