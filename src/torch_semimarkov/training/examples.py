@@ -1,0 +1,151 @@
+"""Records as training examples: checked, encoded, cut to the longest duration, in batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from torch_semimarkov.data import LabelVocabulary, Record, split_long_segments
+from torch_semimarkov.errors import SegmentError, ShapeError
+from torch_semimarkov.segments import PAD, Segments
+
+# Batches of similar lengths waste little padding; pools keep their composition random.
+POOL = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One labelled sequence as tensors.
+
+    Args:
+        name: the record.
+        features: (T, D) float32.
+        segments: (N, 3) int64 rows of start, end, label; none longer than K.
+    """
+
+    name: str
+    features: Tensor
+    segments: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleBatch:
+    """Examples padded to one length: what a model's ``forward`` takes.
+
+    Args:
+        features: (B, T, D) float32, 0 past the lengths.
+        lengths: (B,) int64.
+        segments: B segmentations.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    segments: Segments
+
+    def to(self, device: torch.device | str) -> ExampleBatch:
+        """The same batch on another device."""
+        return ExampleBatch(
+            self.features.to(device), self.lengths.to(device), self.segments.to(device)
+        )
+
+
+def make_examples(
+    records: Sequence[Record], vocabulary: LabelVocabulary, max_duration: int
+) -> list[Example]:
+    """Examples of labelled records; segments longer than K are cut into pieces.
+
+    Raises:
+        SegmentError: a record without labels, or a label that the vocabulary does not hold.
+        ShapeError: records with different numbers of features.
+    """
+    examples = []
+    for record in records:
+        if record.num_features != records[0].num_features:
+            raise ShapeError(
+                f"record {record.name!r} has {record.num_features} features, "
+                f"record {records[0].name!r} has {records[0].num_features}"
+            )
+        if record.segments is None:
+            raise SegmentError(f"record {record.name!r} is not labelled; training needs labels")
+        pieces = split_long_segments(record.segments, max_duration)
+        rows = [(s, e, vocabulary.encode(label, record.name)) for s, e, label in pieces]
+        examples.append(
+            Example(record.name, torch.from_numpy(record.features), torch.tensor(rows))
+        )
+    return examples
+
+
+def collate_examples(examples: Sequence[Example]) -> ExampleBatch:
+    """Pad B >= 1 examples to one batch."""
+    table = pad_sequence([e.segments for e in examples], batch_first=True, padding_value=PAD)
+    counts = torch.tensor([len(e.segments) for e in examples])
+    return ExampleBatch(
+        pad_sequence([e.features for e in examples], batch_first=True),
+        torch.tensor([len(e.features) for e in examples]),
+        Segments(*table.unbind(-1), counts),
+    )
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the batches of one epoch; the same seed and epoch give the same batches.
+
+    >>> batch_order([5, 9, 5, 9], 2, seed=0, epoch=1) == batch_order([5, 9, 5, 9], 2, 0, 1)
+    True
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(lengths))
+    batches: list[list[int]] = []
+    for first in range(0, len(order), batch_size * POOL):
+        pool = sorted(order[first : first + batch_size * POOL].tolist(), key=lengths.__getitem__)
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def in_order(examples: Sequence[Example], batch_size: int) -> Iterator[ExampleBatch]:
+    """All examples, the shortest first, without any chance."""
+    ordered = sorted(examples, key=lambda example: len(example.features))
+    for first in range(0, len(ordered), batch_size):
+        yield collate_examples(ordered[first : first + batch_size])
+
+
+def split_records(
+    records: Sequence[Record], fraction: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Training and validation records; at least one of each unless the fraction is 0.
+
+    >>> rows = [Record(str(i), np.zeros((1, 1))) for i in range(4)]
+    >>> [len(part) for part in split_records(rows, 0.1, seed=0)]
+    [3, 1]
+    """
+    if fraction == 0 or len(records) < 2:
+        return list(records), []
+    count = min(max(1, round(fraction * len(records))), len(records) - 1)
+    order = np.random.default_rng((seed, 2**31)).permutation(len(records))
+    chosen = set(order[:count].tolist())
+    left = [record for i, record in enumerate(records) if i not in chosen]
+    return left, [record for i, record in enumerate(records) if i in chosen]
+
+
+def feature_statistics(records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    """(D,) mean and (D,) standard deviation over all positions, in float64 on the way."""
+    count = sum(record.length for record in records)
+    mean = sum(record.features.sum(0, dtype=np.float64) for record in records) / count
+    square = sum(((record.features - mean) ** 2).sum(0, dtype=np.float64) for record in records)
+    sd = np.sqrt(square / count)
+    return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Digest of the examples, by which a resumed run knows its data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.name}\0{tuple(example.features.shape)}\0".encode())
+        digest.update(np.ascontiguousarray(example.features.numpy()))
+        digest.update(np.ascontiguousarray(example.segments.numpy()))
+    return digest.hexdigest()

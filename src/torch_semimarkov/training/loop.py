@@ -1,0 +1,289 @@
+"""The training loop: resumable at every batch, with the same result as without a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from torch_semimarkov.data import atomic_write
+from torch_semimarkov.errors import ConfigError, FileFormatError
+from torch_semimarkov.training.checkpoint import (
+    CHECKPOINT,
+    StopSignals,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
+from torch_semimarkov.training.config import TrainConfig
+from torch_semimarkov.training.examples import (
+    Example,
+    batch_order,
+    collate_examples,
+    fingerprint,
+    in_order,
+)
+
+LOG = "log.jsonl"
+# Settings that may differ from those of the run that is resumed.
+MAY_CHANGE = ("epochs", "patience", "device")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain values, kept in the checkpoint.
+
+    Args:
+        epoch: epoch in progress, from 1.
+        batch: batches of it that are done.
+        loss_sum: nats summed over those batches.
+        positions: positions in those batches.
+        seconds: time spent on those batches.
+        best_loss: lowest validation loss so far (without validation: none).
+        best_epoch: its epoch, 0 before the first.
+        finished: the run has ended by itself.
+        stopped_early: it ended for want of a lower validation loss.
+        history: one row an epoch.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    loss_sum: float = 0.0
+    positions: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    finished: bool = False
+    stopped_early: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Adam with decay, clipped gradients, early stopping, and checkpoints.
+
+    The loss is the negative log-likelihood in nats per position. A checkpoint is written after
+    every epoch and when the run is asked to stop (Ctrl-C or SIGTERM), which it does after the batch
+    in progress.
+
+    Args:
+        model: ``model(features, lengths, segments)`` gives (B,) losses.
+        train: examples to learn from.
+        validation: examples to stop by; may be empty.
+        config: the settings.
+        folder: where checkpoint and log go; None keeps them away.
+        quiet: no progress bar.
+        should_stop: asked after every batch; True stops as Ctrl-C does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        config: TrainConfig,
+        folder: Path | None = None,
+        *,
+        quiet: bool = False,
+        should_stop: Callable[[Progress], bool] | None = None,
+    ):
+        self.model, self.train_set, self.validation_set = model, list(train), list(validation)
+        self.config, self.folder, self.quiet = config, folder, quiet
+        self.should_stop = should_stop or (lambda progress: False)
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.progress = Progress()
+        self.best: dict[str, torch.Tensor] | None = None
+        self.steps_per_epoch = math.ceil(len(self.train_set) / config.batch_size)
+        self._data = fingerprint([*self.train_set, *self.validation_set])
+
+    def run(self) -> Progress:
+        """Train to the end and leave the best weights in the model.
+
+        Raises:
+            KeyboardInterrupt: asked to stop; the message says where, and the checkpoint is written.
+            NumericsError: NaN or Inf in the loss or a gradient; the last checkpoint stands.
+        """
+        with StopSignals() as stop:
+            while not self.progress.finished:
+                self._epoch(stop)
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.progress
+
+    def resume(self) -> None:
+        """Take the state from the checkpoint in the folder.
+
+        Raises:
+            FileFormatError: no checkpoint, or a damaged one.
+            ConfigError: other settings or other data than those of the checkpoint.
+        """
+        path = Path(self.folder or ".") / CHECKPOINT
+        state = read_checkpoint(path)
+        try:
+            self._refuse_other_run(path, state)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best = state["best"]
+            self.progress = Progress(**state["progress"])
+            set_random_state(state["random"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise FileFormatError(path, f"does not fit this run: {error}") from error
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """A finished run goes on if the new settings leave it epochs."""
+        p = self.progress
+        stale = p.best_epoch and p.epoch - 1 - p.best_epoch >= self.config.patience
+        if p.finished and p.epoch <= self.config.epochs and not stale:
+            p.finished = p.stopped_early = False
+
+    def _refuse_other_run(self, path: Path, state: dict[str, Any]) -> None:
+        before, now = state["config"], self.config.to_dict()
+        fixed = [k for k in now if k not in MAY_CHANGE or self._scheduled(k)]
+        changed = [k for k in fixed if before.get(k) != now[k]]
+        if changed:
+            shown = "; ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
+            raise ConfigError(f"{path} belongs to a run with other settings: {shown}")
+        if state["data"] != self._data:
+            raise ConfigError(f"{path} belongs to a run on other data")
+
+    def _scheduled(self, name: str) -> bool:
+        return name == "epochs" and self.config.schedule != "constant"
+
+    def _epoch(self, stop: StopSignals) -> None:
+        p = self.progress
+        lengths = [len(example.features) for example in self.train_set]
+        order = batch_order(lengths, self.config.batch_size, self.config.seed, p.epoch)
+        self.model.train()
+        with self._bar(len(order)) as bar:
+            while p.batch < len(order):
+                began = time.perf_counter()
+                self._step([self.train_set[i] for i in order[p.batch]])
+                p.batch += 1
+                p.seconds += time.perf_counter() - began
+                bar.update()
+                bar.set_postfix(loss=f"{p.loss_sum / p.positions:.4f}", best=self._best_text())
+                if p.batch < len(order):
+                    self._stop_if_asked(stop)
+            found = self._validation_loss()
+            bar.set_postfix(loss=f"{p.loss_sum / p.positions:.4f}", validation=_text(found))
+        self._close_epoch(found)
+        if not p.finished:
+            self._stop_if_asked(stop, saved=True)
+
+    def _step(self, examples: list[Example]) -> None:
+        p, c = self.progress, self.config
+        step = (p.epoch - 1) * self.steps_per_epoch + p.batch
+        rate = learning_rate(c, step, c.epochs * self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate_examples(examples).to(self.device)
+        count = int(batch.lengths.sum())
+        total = self.model(batch.features, batch.lengths, batch.segments).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        (total / count).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        self.optimizer.step()
+        p.loss_sum += total.item()
+        p.positions += count
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        if not self.validation_set:
+            return None
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in in_order(self.validation_set, self.config.batch_size):
+            batch = batch.to(self.device)
+            total += self.model(batch.features, batch.lengths, batch.segments).sum().item()
+            count += int(batch.lengths.sum())
+        return total / count
+
+    def _close_epoch(self, validation: float | None) -> None:
+        p = self.progress
+        if validation is not None and validation < p.best_loss:
+            p.best_loss, p.best_epoch = validation, p.epoch
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        p.history.append(
+            {
+                "epoch": p.epoch,
+                "train_loss": p.loss_sum / p.positions,
+                "validation_loss": validation,
+                "best": p.best_epoch == p.epoch,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "seconds": round(p.seconds, 3),
+            }
+        )
+        p.stopped_early = bool(p.best_epoch) and p.epoch - p.best_epoch >= self.config.patience
+        p.finished = p.stopped_early or p.epoch >= self.config.epochs
+        p.epoch, p.batch, p.loss_sum, p.positions, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
+        self.save()
+
+    def save(self) -> None:
+        """Write checkpoint and log to the folder, each whole or not at all."""
+        if self.folder is None:
+            return
+        state = {
+            "config": self.config.to_dict(),
+            "data": self._data,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "progress": dict(vars(self.progress)),
+            "random": random_state(self.device),
+        }
+        write_checkpoint(self.folder / CHECKPOINT, state)
+        with atomic_write(self.folder / LOG) as file:
+            file.writelines(json.dumps(row) + "\n" for row in self.progress.history)
+
+    def _stop_if_asked(self, stop: StopSignals, saved: bool = False) -> None:
+        if not (stop.requested or self.should_stop(self.progress)):
+            return
+        if not saved:
+            self.save()
+        where = f"epoch {self.progress.epoch}, after {self.progress.batch} batches"
+        kept = f"; {self.folder / CHECKPOINT} is written" if self.folder else ""
+        raise KeyboardInterrupt(f"stopped in {where}{kept}")
+
+    def _bar(self, total: int) -> tqdm:
+        p = self.progress
+        title = f"epoch {p.epoch}/{self.config.epochs}"
+        return tqdm(
+            total=total, initial=p.batch, desc=title, unit="batch", disable=self.quiet,
+            leave=False, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def _best_text(self) -> str:
+        return _text(self.progress.best_loss if self.progress.best_epoch else None)
+
+
+def _text(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Learning rate of a step, counted from 0: a warm-up, then constant or half a cosine.
+
+    >>> learning_rate(TrainConfig(lr=1.0, schedule="cosine"), step=5, total=10)
+    0.5
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

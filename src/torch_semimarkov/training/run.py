@@ -1,0 +1,201 @@
+"""From records to a trained model in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torch_semimarkov.data import LabelVocabulary, Record, suggest_max_duration
+from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError
+from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
+from torch_semimarkov.training.config import TrainConfig
+from torch_semimarkov.training.examples import feature_statistics, make_examples, split_records
+from torch_semimarkov.training.folder import SavedModel
+from torch_semimarkov.training.inference import pick_device
+from torch_semimarkov.training.loop import Progress, Trainer
+
+
+@dataclass(eq=False)
+class Trained:
+    """The outcome of :func:`train`.
+
+    Args:
+        saved: the model, ready for :func:`save_model`.
+        progress: how the run went.
+        duration: the longest duration, where it came from, and how many segments are longer.
+        records: number of records for training and for validation.
+    """
+
+    saved: SavedModel
+    progress: Progress
+    duration: dict[str, Any]
+    records: dict[str, int]
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain data about the run, ready for JSON."""
+        p = self.progress
+        chosen = p.history[(p.best_epoch or len(p.history)) - 1]
+        return {
+            "train_loss": chosen["train_loss"],
+            "validation_loss": chosen["validation_loss"],
+            "loss_unit": "nats per position",
+            "best_epoch": chosen["epoch"],
+            "epochs": len(p.history),
+            "stopped_early": p.stopped_early,
+            "seconds": round(sum(row["seconds"] for row in p.history), 1),
+            "duration": self.duration,
+            "records": self.records,
+        }
+
+
+def train(
+    records: Sequence[Record],
+    validation: Sequence[Record] | None = None,
+    config: TrainConfig | None = None,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    should_stop: Callable[[Progress], bool] | None = None,
+) -> Trained:
+    """Train a model on labelled records.
+
+    Args:
+        records: labelled records.
+        validation: records to stop by; default a share of ``records`` drawn by the seed.
+        config: the settings; default :class:`TrainConfig` as it stands.
+        folder: where checkpoint and log go; None keeps them away.
+        resume: go on from the checkpoint in the folder.
+        quiet: no progress bar.
+        report: takes one line of text about each choice made.
+        should_stop: asked after every batch; True stops the run.
+
+    Raises:
+        SegmentError, ShapeError: records without labels, or that do not fit together.
+        ConfigError: a setting does not fit the data.
+        KeyboardInterrupt: asked to stop; the checkpoint is written.
+    """
+    config = config or TrainConfig()
+    if not records:
+        raise SegmentError("no record to train on")
+    if validation is None:
+        training, held_out = split_records(records, config.validation_fraction, config.seed)
+    else:
+        training, held_out = list(records), list(validation)
+    vocabulary = LabelVocabulary.from_records(training)
+    duration = choose_duration(training, config, report)
+    device = pick_device(config.device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)
+        saved = build(training, vocabulary, config, duration["max_duration"])
+        K = saved.model.max_duration
+        examples = [make_examples(part, vocabulary, K) for part in (training, held_out)]
+        _refuse_other_features(training, held_out)
+        counts = {"train": len(training), "validation": len(held_out)}
+        size = sum(p.numel() for p in saved.model.parameters())
+        report(
+            f"{counts['train']} records to train on, {counts['validation']} to validate on; "
+            f"labels {', '.join(vocabulary)}; {config.head} on {config.encoder}, {size:,} weights"
+        )
+        saved.model.to(device)
+        trainer = Trainer(
+            saved.model, *examples, config, folder, quiet=quiet, should_stop=should_stop
+        )
+        if resume:
+            trainer.resume()
+            p = trainer.progress
+            report(f"resumed in epoch {p.epoch}, after {p.batch} batches")
+        progress = trainer.run()
+    saved.model.cpu()
+    return Trained(saved, progress, duration, counts)
+
+
+def choose_duration(
+    records: Sequence[Record], config: TrainConfig, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """The longest duration K, and how many training segments are longer and will be cut."""
+    if config.head != "semi-crf":
+        return {"max_duration": 1, "source": config.head}
+    suggestion = suggest_max_duration(records, config.duration_quantile)
+    K, source = config.max_duration, "given"
+    if K is None:
+        K, source = suggestion.max_duration, f"quantile {config.duration_quantile:g}"
+    longer = sum(s.duration > K for record in records for s in record.segments or ())
+    said = "given" if source == "given" else f"suggested, {source} of each label's durations"
+    cut = f"{longer} of {suggestion.total} training segments are longer"
+    cut += f" (longest {suggestion.longest}) and are split" if longer else ""
+    report(f"max_duration {K} ({said}); {cut}")
+    return {
+        "max_duration": K,
+        "source": source,
+        "longer": longer,
+        "segments": suggestion.total,
+        "longest": suggestion.longest,
+    }
+
+
+def build(
+    records: Sequence[Record], vocabulary: LabelVocabulary, config: TrainConfig, K: int
+) -> SavedModel:
+    """An untrained model that fits the records."""
+    first = records[0]
+    architecture = Architecture(
+        num_features=first.num_features,
+        num_classes=len(vocabulary),
+        max_duration=K,
+        **{
+            name: getattr(config, name)
+            for name in (
+                "head", "encoder", "hidden_dim", "num_layers", "kernel_size", "dropout",
+                "duration_distribution", "boundary_scores",
+            )
+        },
+    )  # fmt: skip
+    model = SegmentationModel(architecture, mean_durations(records, vocabulary))
+    model.set_normaliser(*feature_statistics(records))
+    return SavedModel(
+        model,
+        vocabulary,
+        _common_rate(records),
+        tuple(first.channels),
+        merge=not any(_has_equal_neighbours(record) for record in records),
+        training=config.to_dict(),
+    )
+
+
+def mean_durations(records: Sequence[Record], vocabulary: LabelVocabulary) -> list[float]:
+    """Mean duration of each label, in positions."""
+    totals = torch.zeros(len(vocabulary), 2, dtype=torch.float64)
+    for record in records:
+        for segment in vocabulary.encode_record(record):
+            totals[segment.label] += torch.tensor([segment.duration, 1.0])
+    return (totals[:, 0] / totals[:, 1]).tolist()
+
+
+def _has_equal_neighbours(record: Record) -> bool:
+    labels = [segment.label for segment in record.segments or ()]
+    return any(a == b for a, b in zip(labels, labels[1:], strict=False))
+
+
+def _common_rate(records: Sequence[Record]) -> float | None:
+    rates = {record.sample_rate for record in records}
+    if len(rates) > 1:
+        raise ConfigError(
+            f"records with different sample rates: {sorted(map(str, rates))}; resample them "
+            "(WFDB: set sample_rate)"
+        )
+    return rates.pop()
+
+
+def _refuse_other_features(training: Sequence[Record], held_out: Sequence[Record]) -> None:
+    if held_out and held_out[0].num_features != training[0].num_features:
+        raise ShapeError(
+            f"validation records have {held_out[0].num_features} features, "
+            f"training records {training[0].num_features}"
+        )
