@@ -143,7 +143,7 @@ class Segments:
         """Segments from one list of ``(start, end, label)`` per sequence.
 
         Raises:
-            SegmentError: an entry is not three integers with ``0 <= start < end`` and ``label >= 0``.
+            SegmentError: an entry is not three integers with ``0 <= start < end``, ``label >= 0``.
 
         >>> Segments.from_list([[(0, 2, 1)], [(0, 1, 0), (1, 3, 2)]]).counts
         tensor([1, 2])

@@ -49,7 +49,7 @@ def log_partition_op(
 
 @log_partition_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *tensors, semiring, backend, keep, checkpoint_interval = arguments
+    *tensors, _semiring, backend, keep, checkpoint_interval = arguments
     p = _assemble(tensors)
     shape = _compiled(backend).kept_shape(p, keep, checkpoint_interval)
     return _wide(p, p.B), _wide(p, *shape)
@@ -70,7 +70,7 @@ def log_partition_backward_op(
     weight: Tensor,
     backend: str,
 ) -> list[Tensor]:
-    """Gradients of ``(weight * log_partition).sum()`` in the order of the terms; empty if absent."""
+    """Gradients of ``(weight * log_partition).sum()``, one a term; empty if it is absent."""
     tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
     p = _assemble(tensors)
     grads = _compiled(backend).backward(p, value, kept, weight)

@@ -37,8 +37,11 @@ def gather(
 
 
 def wants_validation(validate_args: bool | None, device: torch.device) -> bool:
-    """Checks of values cost a GPU synchronisation: by default on CPU only, never in a trace."""
-    if torch.compiler.is_compiling():
+    """Checks of values cost a GPU synchronisation: by default on CPU only, never in a trace.
+
+    Nor under transforms of ``torch.func``: ``vmap`` allows no branch on a value.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return device.type == "cpu" if validate_args is None else validate_args
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torch_semimarkov.errors import SegmentError, ShapeError, raise_all
 from torch_semimarkov.potentials import Potentials
-from torch_semimarkov.segments import Segments
+from torch_semimarkov.segments import Segment, Segments
 
 _REPORTED = 5
 
@@ -76,7 +76,10 @@ def _content(p: Potentials, segments: Segments) -> Tensor:
 
 
 def _segment_terms(p: Potentials, segments: Segments) -> Tensor:
-    """(..., B, N). Everything but the content, for each segment; 0 in the padding."""
+    """(..., B, N). Everything but the content, for each segment; 0 in the padding.
+
+    A segment longer than K has -inf: without validation it must not pass for one of K positions.
+    """
     mask = segments.mask
     row = torch.arange(p.B, device=p.device)[:, None]
     start, label = segments.starts.clamp(min=0), segments.labels.clamp(min=0)
@@ -95,6 +98,7 @@ def _segment_terms(p: Potentials, segments: Segments) -> Tensor:
     first = label.new_zeros(()) if p.start is None else p.start[label[..., :1]]
     entering = torch.cat((first.to(into).expand_as(label[..., :1]), into), dim=-1)
     terms = torch.where(mask, terms + entering, 0.0)
+    terms = torch.where(mask & (segments.durations > p.K), -torch.inf, terms)
     if p.end is None:
         return terms
     index = torch.arange(label.shape[-1], device=p.device)
@@ -118,7 +122,7 @@ def _problems(p: Potentials, segments: Segments) -> list[str]:
     return problems[:_REPORTED]
 
 
-def _sequence_problem(sequence: list, length: int, C: int) -> str | None:
+def _sequence_problem(sequence: list[Segment], length: int, C: int) -> str | None:
     position = 0
     for i, (start, end, label) in enumerate(sequence):
         name = f"segment {i} [{start}, {end})"
@@ -147,7 +151,7 @@ def _why_forbidden(p: Potentials, segments: Segments, index: tuple[int, ...]) ->
         name = f"sequence {b}, segment {i} [{start}, {end}) with label {label}"
         remedy = "allow it in the model, or correct the segments"
         if bool((alone.scores[0, start:end, label] == -torch.inf).any()):
-            return f"{name}: its label is forbidden (-inf in scores) at one of its positions; {remedy}"
+            return f"{name}: -inf in scores forbids its label at one of its positions; {remedy}"
         if float(alone.duration_bias[end - start - 1, label]) == -torch.inf:
             return f"{name}: a duration of {end - start} is forbidden for its label; {remedy}"
         if float(_segment_terms(alone, one)[0, i]) == -torch.inf:

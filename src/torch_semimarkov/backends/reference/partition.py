@@ -39,9 +39,7 @@ def log_partition(
 
 class _LogPartition(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, interval: int | None, lengths: Tensor, *tensors: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, interval: int | None, lengths: Tensor, *tensors: Tensor | None) -> Tensor:
         potentials = _assemble(lengths, tensors)
         p = prepare(potentials)
         messages = scan(p, by_name("log"))

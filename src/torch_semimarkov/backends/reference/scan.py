@@ -122,9 +122,7 @@ def _run(
     return state, torch.stack(alphas, dim=1), torch.stack(enterings, dim=1)
 
 
-def _factored_step(
-    p: Potentials, semiring: Semiring, state: State, t: int
-) -> tuple[State, Tensor]:
+def _factored_step(p: Potentials, semiring: Semiring, state: State, t: int) -> tuple[State, Tensor]:
     """Take in position t: the sum over source labels is done once, whatever the duration."""
     ring, alpha = state
     if t == 0:
