@@ -221,13 +221,20 @@ def _list_problems(sequences: Sequence[Sequence[tuple[int, int, int]]]) -> list[
     problems = []
     for b, sequence in enumerate(sequences):
         for i, entry in enumerate(sequence):
-            whole = len(entry) == 3 and all(int(value) == value for value in entry)
+            whole = len(entry) == 3 and all(_is_whole(value) for value in entry)
             if not whole or not (0 <= entry[0] < entry[1] and entry[2] >= 0):
                 problems.append(
                     f"sequence {b}, segment {i}: expected integers (start, end, label) with "
                     f"0 <= start < end and label >= 0, got {tuple(entry)}"
                 )
     return problems[:10]
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        return bool(int(value) == value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _checked_labels(
