@@ -1,4 +1,4 @@
-"""The one factory of inputs, the one list of sizes, and the backends that must keep the contract."""
+"""The one factory of inputs, the one list of sizes, and the backends that keep the contract."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Every segmentation of one short sequence, one by one. Knows nothing of the library it judges."""
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 
 import numpy as np
@@ -55,7 +55,7 @@ def score_of(sequence: Sequence, segmentation: Segmentation) -> float:
         total += sum(sequence.scores[t, label] for t in range(start, end))
         total += sequence.duration_bias[end - start - 1, label]
         total += sequence.start_scores[start, label] + sequence.end_scores[end - 1, label]
-    for before, after in zip(segmentation[:-1], segmentation[1:], strict=True):
+    for before, after in pairwise(segmentation):
         total += sequence.transition[transition_index(sequence, before, after)]
     return float(total)
 
@@ -76,7 +76,7 @@ def counts_of(sequence: Sequence, segmentation: Segmentation) -> dict[str, np.nd
         counts["duration_bias"][end - start - 1, label] += 1
         counts["start_scores"][start, label] += 1
         counts["end_scores"][end - 1, label] += 1
-    for before, after in zip(segmentation[:-1], segmentation[1:], strict=True):
+    for before, after in pairwise(segmentation):
         counts["transition"][transition_index(sequence, before, after)] += 1
     return counts
 
@@ -149,6 +149,6 @@ class Oracle:
                 found["starts"][start, label] += probability
                 found["ends"][end - 1, label] += probability
                 found["durations"][end - start - 1, label] += probability
-            for before, after in zip(y[:-1], y[1:], strict=True):
+            for before, after in pairwise(y):
                 found["transitions"][transition_index(self.sequence, before, after)] += probability
         return {**found, "boundaries": found["starts"].sum(-1)}

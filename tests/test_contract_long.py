@@ -35,7 +35,7 @@ def forward_in_numpy(inputs):
 
 @pytest.fixture(scope="module", params=OFFSETS)
 def case(request):
-    """Inputs of float32, and the log partition and marginals of the very same numbers in float64."""
+    """Inputs of float32; log partition and marginals of the very same numbers in float64."""
     inputs = with_offset(make_inputs(SIZE, torch.float32, "start-end"), request.param)
     wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     return inputs, forward_in_numpy(inputs), marginals(**wide, backend="reference")

@@ -1,4 +1,4 @@
-"""Contract of segment_score and segment_log_prob: every segmentation, one by one, and all at once."""
+"""Contract of segment_score and segment_log_prob, for every segmentation there is."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Contract of viterbi: path and score of the best enumerated segmentation, and of equals the rule."""
+"""Contract of viterbi: path and score of the best enumerated segmentation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""It is a likelihood: probabilities sum to 1, no loss is negative, and K = 1 is a linear-chain CRF."""
+"""It is a likelihood: probabilities sum to 1, no loss is negative, K = 1 is a linear CRF."""
 
 import pytest
 import torch

@@ -1,0 +1,115 @@
+"""The laws of each semiring, and no NaN in the gradient of nothing."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_semimarkov.errors import UnsupportedError
+from torch_semimarkov.semirings import SEMIRINGS, by_name
+
+numbers = st.one_of(st.floats(-50, 50, allow_subnormal=False), st.just(-math.inf))
+lists = st.lists(numbers, min_size=1, max_size=6)
+for_each_semiring = pytest.mark.parametrize("semiring", [by_name(name) for name in SEMIRINGS],
+                                            ids=list(SEMIRINGS))  # fmt: skip
+
+
+def add(semiring, *values):
+    return semiring.sum(torch.tensor(values, dtype=torch.float64), dim=0)
+
+
+def same(left, right):
+    torch.testing.assert_close(torch.as_tensor(left), torch.as_tensor(right, dtype=torch.float64),
+                               rtol=1e-12, atol=1e-12)  # fmt: skip
+
+
+@for_each_semiring
+@settings(deadline=None)
+@given(a=numbers, b=numbers, c=numbers)
+def test_the_sum_is_associative_and_commutative(semiring, a, b, c):
+    left = add(semiring, add(semiring, a, b), c)
+    same(left, add(semiring, a, add(semiring, b, c)))
+    same(left, add(semiring, a, b, c))
+    same(left, add(semiring, c, b, a))
+
+
+@for_each_semiring
+@settings(deadline=None)
+@given(a=numbers, values=lists)
+def test_plus_distributes_over_the_sum(semiring, a, values):
+    same(add(semiring, *(a + value for value in values)), a + add(semiring, *values))
+
+
+@for_each_semiring
+@settings(deadline=None)
+@given(values=lists)
+def test_zero_is_the_neutral_element_of_the_sum(semiring, values):
+    same(add(semiring, *values, semiring.zero), add(semiring, *values))
+    same(add(semiring, semiring.zero, values[0]), values[0])
+
+
+@for_each_semiring
+@settings(deadline=None)
+@given(a=numbers)
+def test_one_is_the_neutral_element_of_plus_and_zero_annihilates(semiring, a):
+    same(torch.tensor(a, dtype=torch.float64) + semiring.one, a)
+    same(torch.tensor(a, dtype=torch.float64) + semiring.zero, semiring.zero)
+
+
+@for_each_semiring
+@settings(deadline=None)
+@given(values=lists)
+def test_the_gradient_of_a_sum_is_a_distribution_over_what_is_possible(semiring, values):
+    x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(semiring.sum(x, 0), x)
+    possible = any(value > -math.inf for value in values)
+    assert gradient.sum().item() == pytest.approx(1.0 if possible else 0.0)
+    assert (gradient >= 0).all()
+    assert (gradient[x == -math.inf] == 0).all()
+
+
+@for_each_semiring
+def test_a_sum_of_nothing_possible_has_gradient_zero_beside_one_that_has_some(semiring):
+    x = torch.tensor([[-math.inf, -math.inf], [0.0, -math.inf]], requires_grad=True)
+    value = semiring.sum(x, 1)
+    (gradient,) = torch.autograd.grad(value[1] + torch.where(value[0] > 0, value[0], 0.0), x)
+    assert value.tolist() == [-math.inf, 0.0]
+    assert gradient.tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    (gradient,) = torch.autograd.grad(semiring.sum(x, 1), x, torch.ones(2))
+    assert gradient.tolist() == [[0.0, 0.0], [1.0, 0.0]]
+
+
+@for_each_semiring
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_the_sum_runs_along_the_dimension_asked_for(semiring, dim):
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    value = semiring.sum(x, dim)
+    expected = torch.stack(
+        [add(semiring, *row.tolist()) for row in x.movedim(dim, -1).flatten(0, 1)]
+    )
+    same(value.flatten(), expected)
+
+
+@for_each_semiring
+@pytest.mark.parametrize("scale", [1e3, 1e300])
+def test_large_numbers_do_not_overflow(semiring, scale):
+    same(add(semiring, scale, -scale), scale)
+    same(add(semiring, -scale, -math.inf), -scale)
+
+
+def test_the_max_gives_its_gradient_to_the_first_of_equals():
+    x = torch.tensor([1.0, 3.0, 3.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(by_name("max").sum(x, 0), x)
+    assert gradient.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_each_semiring_knows_its_own_name():
+    assert {name: by_name(name).name for name in SEMIRINGS} == {name: name for name in SEMIRINGS}
+    assert {"log", "max"} <= set(SEMIRINGS)
+
+
+def test_an_unknown_semiring_is_an_error_that_lists_the_known():
+    with pytest.raises(UnsupportedError, match=r"\['log', 'max'.*\], got 'tropical'"):
+        by_name("tropical")
