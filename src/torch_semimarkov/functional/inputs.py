@@ -36,6 +36,16 @@ def gather(
     return potentials.canonical()
 
 
+def check_interval(checkpoint_interval: int | None) -> None:
+    """Refuse an interval without positions.
+
+    Raises:
+        ShapeError: it is below 1.
+    """
+    if checkpoint_interval is not None and checkpoint_interval < 1:
+        raise ShapeError(f"checkpoint_interval must be >= 1, got {checkpoint_interval}")
+
+
 def wants_validation(validate_args: bool | None, device: torch.device) -> bool:
     """Checks of values cost a GPU synchronisation: by default on CPU only, never in a trace.
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.errors import ShapeError
-from torch_semimarkov.functional.inputs import gather, needs_grad, result_dtype
+from torch_semimarkov.functional.inputs import check_interval, gather, needs_grad, result_dtype
 from torch_semimarkov.functional.score import score_of
 from torch_semimarkov.potentials import Potentials
 
@@ -65,8 +64,7 @@ def log_partition(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
-    if checkpoint_interval is not None and checkpoint_interval < 1:
-        raise ShapeError(f"checkpoint_interval must be >= 1, got {checkpoint_interval}")
+    check_interval(checkpoint_interval)
     if semiring == "max" and needs_grad(p):
         value = _best_score(p, backend)
     else:

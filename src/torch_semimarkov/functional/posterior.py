@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.functional.inputs import gather, gradients, needs_grad, result_dtype
+from torch_semimarkov.functional.inputs import (
+    check_interval,
+    gather,
+    gradients,
+    needs_grad,
+    result_dtype,
+)
 from torch_semimarkov.potentials import Potentials
 
 
@@ -75,6 +81,7 @@ def marginals(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
+    check_interval(checkpoint_interval)
     differentiable = needs_grad(p)
     with torch.inference_mode(False), torch.enable_grad():
         p = _with_gradients(p, differentiable)

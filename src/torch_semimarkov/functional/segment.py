@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.functional.inputs import gather, result_dtype, wants_validation
+from torch_semimarkov.functional.inputs import (
+    check_interval,
+    gather,
+    result_dtype,
+    wants_validation,
+)
 from torch_semimarkov.functional.score import check_segments, check_support, score_of
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
@@ -100,6 +105,7 @@ def segment_log_prob(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
+    check_interval(checkpoint_interval)
     checked = wants_validation(validate_args, p.device)
     score = _checked_score(p, segments, checked)
     total = dispatch.log_partition(p, "log", backend, checkpoint_interval)
