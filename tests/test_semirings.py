@@ -86,9 +86,8 @@ def test_a_sum_of_nothing_possible_has_gradient_zero_beside_one_that_has_some(se
 def test_the_sum_runs_along_the_dimension_asked_for(semiring, dim):
     x = torch.randn(2, 3, 4, dtype=torch.float64)
     value = semiring.sum(x, dim)
-    expected = torch.stack(
-        [add(semiring, *row.tolist()) for row in x.movedim(dim, -1).flatten(0, 1)]
-    )
+    rows = x.movedim(dim, -1).flatten(0, 1).tolist()
+    expected = torch.stack([add(semiring, *row) for row in rows])
     same(value.flatten(), expected)
 
 
