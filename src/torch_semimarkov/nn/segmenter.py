@@ -145,7 +145,9 @@ class SegmentationModel(nn.Module):
         """(B, T, H) hidden states of (B, T, D) features."""
         D = self.architecture.num_features
         if features.dim() != 3 or features.shape[2] != D:
-            raise ShapeError(f"features must be (B, T, D) = (B, T, {D}), got {tuple(features.shape)}")
+            raise ShapeError(
+                f"features must be (B, T, D) = (B, T, {D}), got {tuple(features.shape)}"
+            )
         return self.encoder((features - self.mean) / self.sd, lengths)
 
     def forward(self, features: Tensor, lengths: Tensor, segments: Segments) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import FileFormatError
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 CHECKPOINT_VERSION = 1
 
 

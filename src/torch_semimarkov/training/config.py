@@ -59,9 +59,7 @@ class TrainConfig:
     epochs: int = _setting(50, "Most epochs.", low=1)
     batch_size: int = _setting(16, "Sequences a batch.", low=1)
     lr: float = _setting(0.003, "Learning rate of AdamW.", above=0)
-    schedule: str = _setting(
-        "constant", "Learning rate over time.", choices=("constant", "cosine")
-    )
+    schedule: str = _setting("constant", "Learning rate over time.", choices=("constant", "cosine"))
     warmup_steps: int = _setting(0, "Batches over which the rate rises from 0.", low=0)
     weight_decay: float = _setting(0.01, "Weight decay of AdamW.", low=0)
     clip_norm: float = _setting(1.0, "Largest norm of the gradient.", above=0)
@@ -83,9 +81,7 @@ class TrainConfig:
         above=0,
         shown="as recorded",
     )
-    annotator: str | None = _setting(
-        None, "Ending of the annotation files (WFDB).", shown="none"
-    )
+    annotator: str | None = _setting(None, "Ending of the annotation files (WFDB).", shown="none")
     incomplete: str = _setting(
         "drop",
         "A wave without one boundary (WFDB): drop it, bound it by its peak, or stop.",
@@ -134,7 +130,9 @@ def _problems(config: TrainConfig, field: dataclasses.Field) -> list[str]:
         "above": (lambda bound: value > bound, ">"),
         "below": (lambda bound: value < bound, "<"),
     }
-    failed = [name for name, (test, _) in tests.items() if name in limits and not test(limits[name])]
+    failed = [
+        name for name, (test, _) in tests.items() if name in limits and not test(limits[name])
+    ]
     if failed:
         wanted = " and ".join(f"{tests[k][1]} {limits[k]}" for k in tests if k in limits)
         return [f"{field.name} must be {wanted}, got {value!r}"]

@@ -75,9 +75,7 @@ def make_examples(
             raise SegmentError(f"record {record.name!r} is not labelled; training needs labels")
         pieces = split_long_segments(record.segments, max_duration)
         rows = [(s, e, vocabulary.encode(label, record.name)) for s, e, label in pieces]
-        examples.append(
-            Example(record.name, torch.from_numpy(record.features), torch.tensor(rows))
-        )
+        examples.append(Example(record.name, torch.from_numpy(record.features), torch.tensor(rows)))
     return examples
 
 
@@ -130,15 +128,6 @@ def split_records(
     chosen = set(order[:count].tolist())
     left = [record for i, record in enumerate(records) if i not in chosen]
     return left, [record for i, record in enumerate(records) if i in chosen]
-
-
-def feature_statistics(records: Sequence[Record]) -> tuple[Tensor, Tensor]:
-    """(D,) mean and (D,) standard deviation over all positions, in float64 on the way."""
-    count = sum(record.length for record in records)
-    mean = sum(record.features.sum(0, dtype=np.float64) for record in records) / count
-    square = sum(((record.features - mean) ** 2).sum(0, dtype=np.float64) for record in records)
-    sd = np.sqrt(square / count)
-    return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

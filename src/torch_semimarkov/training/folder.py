@@ -20,8 +20,10 @@ from torch_semimarkov import __version__
 from torch_semimarkov.data import LabelVocabulary, atomic_write
 from torch_semimarkov.errors import FileFormatError, SemiMarkovError
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
+from torch_semimarkov.training.checkpoint import CHECKPOINT, LOG
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
+RUN_FILES = (CONFIG, WEIGHTS, METRICS, LOG, CHECKPOINT)
 FORMAT, FORMAT_VERSION = "torch_semimarkov model", 1
 
 
@@ -85,6 +87,12 @@ def save_model(
     write_json(folder / METRICS, dict(metrics or {}))
     write_json(folder / CONFIG, config)
     return folder
+
+
+def remove_run(folder: Path) -> None:
+    """Take away the model and the run in a folder, the config first; other files stay."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

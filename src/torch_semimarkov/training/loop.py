@@ -18,6 +18,7 @@ from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import ConfigError, FileFormatError
 from torch_semimarkov.training.checkpoint import (
     CHECKPOINT,
+    LOG,
     StopSignals,
     random_state,
     read_checkpoint,
@@ -33,7 +34,6 @@ from torch_semimarkov.training.examples import (
     in_order,
 )
 
-LOG = "log.jsonl"
 # Settings that may differ from those of the run that is resumed.
 MAY_CHANGE = ("epochs", "patience", "device")
 
@@ -81,6 +81,7 @@ class Trainer:
         config: the settings.
         folder: where checkpoint and log go; None keeps them away.
         quiet: no progress bar.
+        report: takes one line of text about each epoch.
         should_stop: asked after every batch; True stops as Ctrl-C does.
     """
 
@@ -93,10 +94,11 @@ class Trainer:
         folder: Path | None = None,
         *,
         quiet: bool = False,
+        report: Callable[[str], None] = lambda line: None,
         should_stop: Callable[[Progress], bool] | None = None,
     ):
         self.model, self.train_set, self.validation_set = model, list(train), list(validation)
-        self.config, self.folder, self.quiet = config, folder, quiet
+        self.config, self.folder, self.quiet, self.report = config, folder, quiet, report
         self.should_stop = should_stop or (lambda progress: False)
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
@@ -230,6 +232,7 @@ class Trainer:
         )
         p.stopped_early = bool(p.best_epoch) and p.epoch - p.best_epoch >= self.config.patience
         p.finished = p.stopped_early or p.epoch >= self.config.epochs
+        self.report(_epoch_line(p.history[-1], self.config.epochs))
         p.epoch, p.batch, p.loss_sum, p.positions, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
         self.save()
 
@@ -262,13 +265,21 @@ class Trainer:
     def _bar(self, total: int) -> tqdm:
         p = self.progress
         title = f"epoch {p.epoch}/{self.config.epochs}"
+        hidden = True if self.quiet else None  # None: hidden where there is no terminal
         return tqdm(
-            total=total, initial=p.batch, desc=title, unit="batch", disable=self.quiet,
+            total=total, initial=p.batch, desc=title, unit="batch", disable=hidden,
             leave=False, dynamic_ncols=True,
         )  # fmt: skip
 
     def _best_text(self) -> str:
         return _text(self.progress.best_loss if self.progress.best_epoch else None)
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}"
+    if row["validation_loss"] is not None:
+        line += f"  validation {row['validation_loss']:.4f}"
+    return line + ("  best so far" if row["best"] else "")
 
 
 def _text(loss: float | None) -> str:

@@ -11,12 +11,19 @@ import torch
 
 from torch_semimarkov.data import LabelVocabulary, Record, suggest_max_duration
 from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError
+from torch_semimarkov.nn import SemiMarkovCRFHead
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.training.config import TrainConfig
-from torch_semimarkov.training.examples import feature_statistics, make_examples, split_records
-from torch_semimarkov.training.folder import SavedModel
+from torch_semimarkov.training.examples import make_examples, split_records
+from torch_semimarkov.training.folder import SavedModel, remove_run
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.loop import Progress, Trainer
+from torch_semimarkov.training.statistics import (
+    feature_statistics,
+    has_equal_neighbours,
+    mean_durations,
+    start_from_counts,
+)
 
 
 @dataclass(eq=False)
@@ -27,13 +34,15 @@ class Trained:
         saved: the model, ready for :func:`save_model`.
         progress: how the run went.
         duration: the longest duration, where it came from, and how many segments are longer.
-        records: number of records for training and for validation.
+        training: number of records trained on.
+        held_out: the records validated on.
     """
 
     saved: SavedModel
     progress: Progress
     duration: dict[str, Any]
-    records: dict[str, int]
+    training: int
+    held_out: list[Record]
 
     def metrics(self) -> dict[str, Any]:
         """Plain data about the run, ready for JSON."""
@@ -48,7 +57,7 @@ class Trained:
             "stopped_early": p.stopped_early,
             "seconds": round(sum(row["seconds"] for row in p.history), 1),
             "duration": self.duration,
-            "records": self.records,
+            "records": {"train": self.training, "validation": len(self.held_out)},
         }
 
 
@@ -59,6 +68,7 @@ def train(
     folder: Path | None = None,
     *,
     resume: bool = False,
+    clear: bool = False,
     quiet: bool = False,
     report: Callable[[str], None] = lambda line: None,
     should_stop: Callable[[Progress], bool] | None = None,
@@ -71,8 +81,9 @@ def train(
         config: the settings; default :class:`TrainConfig` as it stands.
         folder: where checkpoint and log go; None keeps them away.
         resume: go on from the checkpoint in the folder.
+        clear: once everything is checked, take away the run that is in the folder.
         quiet: no progress bar.
-        report: takes one line of text about each choice made.
+        report: takes one line of text about each choice made and each epoch.
         should_stop: asked after every batch; True stops the run.
 
     Raises:
@@ -81,39 +92,54 @@ def train(
         KeyboardInterrupt: asked to stop; the checkpoint is written.
     """
     config = config or TrainConfig()
+    training, held_out = _parts(records, validation, config)
+    vocabulary = LabelVocabulary.from_records(training)
+    duration = choose_duration(training, config, report)
+    device = pick_device(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        saved = build(training, vocabulary, config, duration["max_duration"])
+        model = saved.model
+        examples = [
+            make_examples(part, vocabulary, model.max_duration) for part in (training, held_out)
+        ]
+        if isinstance(model.head, SemiMarkovCRFHead):
+            start_from_counts(model.head, examples[0])
+        size = sum(p.numel() for p in model.parameters())
+        report(
+            f"{len(training)} records to train on, {len(held_out)} to validate on; "
+            f"labels {', '.join(vocabulary)}; {config.head} on {config.encoder}, {size:,} weights"
+        )
+        model.to(device)
+        trainer = Trainer(
+            model, *examples, config, folder, quiet=quiet, report=report, should_stop=should_stop
+        )
+        if resume:
+            trainer.resume()
+            p = trainer.progress
+            report(f"resumed in epoch {p.epoch}, after {p.batch} batches")
+        elif clear and folder is not None:
+            remove_run(folder)
+        progress = trainer.run()
+    model.cpu()
+    return Trained(saved, progress, duration, len(training), held_out)
+
+
+def _parts(
+    records: Sequence[Record], validation: Sequence[Record] | None, config: TrainConfig
+) -> tuple[list[Record], list[Record]]:
     if not records:
         raise SegmentError("no record to train on")
     if validation is None:
         training, held_out = split_records(records, config.validation_fraction, config.seed)
     else:
         training, held_out = list(records), list(validation)
-    vocabulary = LabelVocabulary.from_records(training)
-    duration = choose_duration(training, config, report)
-    device = pick_device(config.device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(config.seed)
-        saved = build(training, vocabulary, config, duration["max_duration"])
-        K = saved.model.max_duration
-        examples = [make_examples(part, vocabulary, K) for part in (training, held_out)]
-        _refuse_other_features(training, held_out)
-        counts = {"train": len(training), "validation": len(held_out)}
-        size = sum(p.numel() for p in saved.model.parameters())
-        report(
-            f"{counts['train']} records to train on, {counts['validation']} to validate on; "
-            f"labels {', '.join(vocabulary)}; {config.head} on {config.encoder}, {size:,} weights"
+    if held_out and held_out[0].num_features != training[0].num_features:
+        raise ShapeError(
+            f"validation records have {held_out[0].num_features} features, "
+            f"training records {training[0].num_features}"
         )
-        saved.model.to(device)
-        trainer = Trainer(
-            saved.model, *examples, config, folder, quiet=quiet, should_stop=should_stop
-        )
-        if resume:
-            trainer.resume()
-            p = trainer.progress
-            report(f"resumed in epoch {p.epoch}, after {p.batch} batches")
-        progress = trainer.run()
-    saved.model.cpu()
-    return Trained(saved, progress, duration, counts)
+    return training, held_out
 
 
 def choose_duration(
@@ -164,23 +190,9 @@ def build(
         vocabulary,
         _common_rate(records),
         tuple(first.channels),
-        merge=not any(_has_equal_neighbours(record) for record in records),
+        merge=not any(has_equal_neighbours(record) for record in records),
         training=config.to_dict(),
     )
-
-
-def mean_durations(records: Sequence[Record], vocabulary: LabelVocabulary) -> list[float]:
-    """Mean duration of each label, in positions."""
-    totals = torch.zeros(len(vocabulary), 2, dtype=torch.float64)
-    for record in records:
-        for segment in vocabulary.encode_record(record):
-            totals[segment.label] += torch.tensor([segment.duration, 1.0])
-    return (totals[:, 0] / totals[:, 1]).tolist()
-
-
-def _has_equal_neighbours(record: Record) -> bool:
-    labels = [segment.label for segment in record.segments or ()]
-    return any(a == b for a, b in zip(labels, labels[1:], strict=False))
 
 
 def _common_rate(records: Sequence[Record]) -> float | None:
@@ -191,11 +203,3 @@ def _common_rate(records: Sequence[Record]) -> float | None:
             "(WFDB: set sample_rate)"
         )
     return rates.pop()
-
-
-def _refuse_other_features(training: Sequence[Record], held_out: Sequence[Record]) -> None:
-    if held_out and held_out[0].num_features != training[0].num_features:
-        raise ShapeError(
-            f"validation records have {held_out[0].num_features} features, "
-            f"training records {training[0].num_features}"
-        )

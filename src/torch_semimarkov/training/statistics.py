@@ -1,0 +1,72 @@
+"""What the training data say before any training: feature scale, durations, transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_semimarkov.data import LabelVocabulary, Record
+from torch_semimarkov.durations import LearnedDurations
+from torch_semimarkov.nn.head import SemiMarkovCRFHead
+from torch_semimarkov.training.examples import Example
+
+
+def feature_statistics(records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    """(D,) mean and (D,) standard deviation over all positions, in float64 on the way."""
+    count = sum(record.length for record in records)
+    mean = sum(record.features.sum(0, dtype=np.float64) for record in records) / count
+    square = sum(((record.features - mean) ** 2).sum(0, dtype=np.float64) for record in records)
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(square / count)).float()
+
+
+def mean_durations(records: Sequence[Record], vocabulary: LabelVocabulary) -> list[float]:
+    """Mean duration of each label, in positions."""
+    totals = np.zeros((len(vocabulary), 2))
+    for record in records:
+        for segment in vocabulary.encode_record(record):
+            totals[segment.label] += (segment.duration, 1.0)
+    return (totals[:, 0] / totals[:, 1]).tolist()
+
+
+def has_equal_neighbours(record: Record) -> bool:
+    """True if two segments that touch carry the same label."""
+    labels = [segment.label for segment in record.segments or ()]
+    return any(a == b for a, b in pairwise(labels))
+
+
+@torch.no_grad()
+def start_from_counts(head: SemiMarkovCRFHead, examples: Sequence[Example]) -> None:
+    """Set transitions and learned durations to what the labels alone say, in nats.
+
+    A semi-CRF learns these weights anyway; from here it gets there in far fewer steps.
+    """
+    K, C = head.max_duration, head.num_classes
+    tables = [example.segments.numpy() for example in examples]
+    pairs = np.ones((C, C))
+    for table in tables:
+        np.add.at(pairs, (table[:-1, 2], table[1:, 2]), 1.0)
+    head.transition.copy_(_tensor(np.log(pairs / pairs.sum(1, keepdims=True))))
+    if isinstance(head.durations, LearnedDurations) and K > 1:
+        rows = np.concatenate(tables)
+        columns = [_smooth(rows[rows[:, 2] == c], K) for c in range(C)]
+        head.durations.weight.copy_(_tensor(np.log(np.stack(columns, axis=1))))
+
+
+def _smooth(rows: np.ndarray, K: int) -> np.ndarray:
+    """(K,) share of each duration among segments, by a Gaussian kernel of Silverman's width."""
+    counts = np.bincount(rows[:, 1] - rows[:, 0], minlength=K + 1)[1:].astype(float)
+    grid, total = np.arange(1.0, K + 1), max(1.0, counts.sum())
+    mean = counts @ grid / total
+    spread = np.sqrt(counts @ (grid - mean) ** 2 / total)
+    width = max(1.0, 0.9 * spread * total**-0.2)
+    kernel = np.exp(-0.5 * ((grid[:, None] - grid) / width) ** 2)
+    shares = (kernel / kernel.sum(0)) @ counts + 1.0 / K
+    return shares / shares.sum()
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).float()
