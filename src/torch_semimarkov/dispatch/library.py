@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.registry import CompiledBackend, load
+from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.potentials import TERMS, Potentials
 
 _INPUTS = (*TERMS, "lengths")
@@ -124,6 +125,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _backward(ctx: Any, weight: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.semiring != "log":
+        raise UnsupportedError(f"this op has a gradient for semiring='log', not {ctx.semiring!r}")
     *tensors, value, kept = ctx.saved_tensors
     grads = log_partition_backward_op(*tensors, value, kept, weight, ctx.backend)
     present = [tensor is not None for tensor in tensors[: len(TERMS)]]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from functools import cache
+import sys
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import UnsupportedError
@@ -82,13 +83,11 @@ def register_backend(name: str, module: str, first: bool = False) -> None:
     ordered = {name: module, **others} if first else {**others, name: module}
     _MODULES.clear()
     _MODULES.update(ordered)
-    load.cache_clear()
 
 
 def unregister_backend(name: str) -> None:
     """Forget a backend."""
     del _MODULES[name]
-    load.cache_clear()
 
 
 def available_backends() -> tuple[str, ...]:
@@ -100,17 +99,29 @@ def available_backends() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-@cache
+@torch.compiler.assume_constant_result
+def why_missing(name: str) -> str:
+    """Why there is no backend of this name, or why its module cannot be imported; empty if it can.
+
+    Afterwards the module is imported. torch.compile runs this when it traces, and cannot trace it.
+    """
+    if name not in _MODULES:
+        known = ", ".join(repr(other) for other in _MODULES)
+        return f"backend must be one of {known} or 'auto', got {name!r}"
+    try:
+        importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        return f"backend {name!r} cannot be loaded: {error}"
+    return ""
+
+
 def load(name: str) -> Backend:
-    """The backend called ``name``.
+    """The backend called ``name``; its module is imported at the first call.
 
     Raises:
         UnsupportedError: there is no such backend, or its module cannot be imported.
     """
-    if name not in _MODULES:
-        known = ", ".join(repr(other) for other in _MODULES)
-        raise UnsupportedError(f"backend must be one of {known} or 'auto', got {name!r}")
-    try:
-        return importlib.import_module(_MODULES[name])  # type: ignore[return-value]
-    except ImportError as error:
-        raise UnsupportedError(f"backend {name!r} cannot be loaded: {error}") from error
+    missing = why_missing(name)
+    if missing:
+        raise UnsupportedError(missing)
+    return sys.modules[_MODULES[name]]  # type: ignore[return-value]

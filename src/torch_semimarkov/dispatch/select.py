@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch_semimarkov.dispatch.registry import Backend, available_backends, load
+from torch_semimarkov.dispatch.registry import Backend, available_backends, load, why_missing
 from torch_semimarkov.errors import UnsupportedError, raise_all
 from torch_semimarkov.potentials import Potentials
 
-_pinned: ContextVar[str | None] = ContextVar("torch_semimarkov_backend", default=None)
-_left_out: ContextVar[tuple[tuple[str, str], ...]] = ContextVar(
-    "torch_semimarkov_left_out", default=()
-)
+# Plain thread-local attributes: torch.compile can read them and compiles anew when they change,
+# which it does neither for a ContextVar nor for class attributes of a subclass.
+_here = threading.local()
+
+
+def _pinned() -> str | None:
+    return getattr(_here, "pinned", None)
+
+
+def _left_out() -> dict[str, str]:
+    return getattr(_here, "left_out", {})
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,23 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name != "auto":
         load(name)
-    token = _pinned.set(None if name == "auto" else name)
+    before = _pinned()
+    _here.pinned = None if name == "auto" else name
     try:
         yield
     finally:
-        _pinned.reset(token)
+        _here.pinned = before
 
 
 @contextmanager
 def leave_out(name: str, reason: str) -> Iterator[None]:
     """Keep a backend out of the automatic choice inside a ``with`` block; ``reason`` is shown."""
-    token = _left_out.set((*_left_out.get(), (name, reason)))
+    before = _left_out()
+    _here.left_out = {**before, name: reason}
     try:
         yield
     finally:
-        _left_out.reset(token)
+        _here.left_out = before
 
 
 def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = None) -> Backend:
@@ -93,7 +102,7 @@ def explain_op(
     op: str, p: Potentials, semiring: str = "log", backend: str | None = None
 ) -> Explanation:
     """The choice of backend for ``op`` with its reasons, without running anything."""
-    asked = _pinned.get() if backend in (None, "auto") else backend
+    asked = _pinned() if backend in (None, "auto") else backend
     names = available_backends() if asked is None else (asked,)
     reasons = {name: _reasons(name, op, p, semiring, asked is not None) for name in names}
     chosen = next((name for name, against in reasons.items() if not against), None)
@@ -103,13 +112,8 @@ def explain_op(
 
 
 def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> list[str]:
-    excluded = dict(_left_out.get())
+    excluded = _left_out()
     if name in excluded and not asked:
         return [f"left out by {excluded[name]}"]
-    try:
-        backend = load(name)
-    except UnsupportedError as error:
-        if asked:
-            raise
-        return [str(error)]
-    return backend.reasons_against(op, p, semiring)
+    missing = "" if asked else why_missing(name)
+    return [missing] if missing else load(name).reasons_against(op, p, semiring)
