@@ -129,11 +129,14 @@ class Segments:
         T = longest if T is None else T
         if longest > T:
             raise SegmentError(f"T must be >= the largest end = {longest}, got {T}")
+        return self.paint(T)
+
+    def paint(self, T: int) -> Tensor:
+        """:meth:`to_labels` without a look at the values, which would synchronise a GPU."""
         steps = self.starts.new_zeros((*self.starts.shape[:-1], T + 1))
         edge = torch.where(self.mask, self.labels + 1, 0)
-        outside = self.starts.new_tensor(T)
-        steps.scatter_add_(-1, torch.where(self.mask, self.starts, outside), edge)
-        steps.scatter_add_(-1, torch.where(self.mask, self.ends, outside), -edge)
+        steps.scatter_add_(-1, torch.where(self.mask, self.starts, T), edge)
+        steps.scatter_add_(-1, torch.where(self.mask, self.ends, T), -edge)
         return steps[..., :T].cumsum(-1) - 1
 
     @classmethod

@@ -68,7 +68,7 @@ def check_support(p: Potentials, segments: Segments, score: Tensor) -> None:
 
 def _content(p: Potentials, segments: Segments) -> Tensor:
     """(..., B). Sum over positions of the score of the label there."""
-    labels = segments.to_labels(p.T)
+    labels = segments.paint(p.T)
     row = torch.arange(p.B, device=p.device)[:, None]
     position = torch.arange(p.T, device=p.device)
     taken = p.scores[row, position, labels.clamp(min=0)]
