@@ -41,7 +41,8 @@ class Commands(click.Group):
         except (SemiMarkovError, OSError) as error:
             code = _complain(_text(error))
         except (KeyboardInterrupt, click.Abort) as stop:
-            click.echo(str(stop) or "stopped", err=True)
+            # click wraps Ctrl-C in an Abort without text.
+            click.echo(str(stop) or str(stop.__cause__ or "") or "stopped", err=True)
             code = INTERRUPTED
         finally:
             warnings.showwarning = before
@@ -77,6 +78,7 @@ def _show_warning(message: Any, *where: Any, **more: Any) -> None:
 
 
 @click.command(
+    name="torch-semimarkov",
     cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

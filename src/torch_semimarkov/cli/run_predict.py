@@ -61,6 +61,11 @@ def run_predict(call: PredictCall) -> None:
     saved = load_model(call.model)
     options = read_options(call.reading, saved)
     files = _named_files(call.inputs)
+    if call.output.resolve() in {path.parent.resolve() for path in files.values()}:
+        raise ConfigError(
+            f"{call.output} holds inputs; the output must be another folder, or the results would "
+            "be taken for labels"
+        )
     todo = {
         name: path
         for name, path in files.items()

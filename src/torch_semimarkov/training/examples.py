@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from torch_semimarkov.data import LabelVocabulary, Record, split_long_segments
-from torch_semimarkov.errors import SegmentError, ShapeError
+from torch_semimarkov.errors import SegmentError
 from torch_semimarkov.segments import PAD, Segments
 
 # Batches of similar lengths waste little padding; pools keep their composition random.
@@ -62,15 +62,9 @@ def make_examples(
 
     Raises:
         SegmentError: a record without labels, or a label that the vocabulary does not hold.
-        ShapeError: records with different numbers of features.
     """
     examples = []
     for record in records:
-        if record.num_features != records[0].num_features:
-            raise ShapeError(
-                f"record {record.name!r} has {record.num_features} features, "
-                f"record {records[0].name!r} has {records[0].num_features}"
-            )
         if record.segments is None:
             raise SegmentError(f"record {record.name!r} is not labelled; training needs labels")
         pieces = split_long_segments(record.segments, max_duration)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from torch_semimarkov.data import LabelVocabulary, Record, suggest_max_duration
-from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError
+from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError, raise_all
 from torch_semimarkov.nn import SemiMarkovCRFHead
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.training.config import TrainConfig
@@ -134,11 +134,14 @@ def _parts(
         training, held_out = split_records(records, config.validation_fraction, config.seed)
     else:
         training, held_out = list(records), list(validation)
-    if held_out and held_out[0].num_features != training[0].num_features:
-        raise ShapeError(
-            f"validation records have {held_out[0].num_features} features, "
-            f"training records {training[0].num_features}"
-        )
+    D = training[0].num_features
+    problems = [
+        f"record {record.name!r} has {record.num_features} features, "
+        f"record {training[0].name!r} has {D}"
+        for record in (*training, *held_out)
+        if record.num_features != D
+    ]
+    raise_all(ShapeError, "records do not fit together", problems[:10])
     return training, held_out
 
 
