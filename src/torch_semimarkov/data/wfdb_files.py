@@ -150,7 +150,9 @@ def write_wfdb_annotations(
 
 def _wfdb() -> Any:
     try:
-        return importlib.import_module("wfdb")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module("wfdb")
     except ImportError as error:
         raise UnsupportedError(
             "WFDB files need the wfdb library: pip install torch_semimarkov[ecg]"
