@@ -155,8 +155,10 @@ def compiled(function):
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
-@for_each_flags
-@pytest.mark.parametrize("how", ["argument", "pin", "automatic"])
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [*((flags, "argument") for flags in FLAGS), ("boundary", "pin"), ("boundary", "automatic")],
+)
 def test_log_partition_compiles_in_one_graph_forward_and_backward(fresh_compiler, flags, how):
     inputs = with_grad(make_inputs(SIZES[4], flags=flags))
     options = {"backend": "double"} if how == "argument" else {}
