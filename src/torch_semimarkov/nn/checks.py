@@ -11,7 +11,12 @@ _SHOWN = 8
 
 
 def require_finite(
-    name: str, tensor: Tensor, remedy: str, *, allow_forbidden: bool = False
+    name: str,
+    tensor: Tensor,
+    remedy: str,
+    *,
+    allow_forbidden: bool = False,
+    axis: str = "sequences",
 ) -> None:
     """Raise if ``tensor`` holds NaN or Inf.
 
@@ -20,16 +25,17 @@ def require_finite(
         tensor: (B, ...) or a parameter of any shape; padding must have been filled before.
         remedy: what to try, for the message.
         allow_forbidden: -inf is a forbidden label and not a fault.
+        axis: what the first dimension counts, for the message.
 
     Raises:
         NumericsError: with the number of values, the sequences and the remedy.
 
     >>> require_finite("hidden", torch.tensor([[1.0], [float("nan")]]), "look at the input")
     Traceback (most recent call last):
-    torch_semimarkov.errors.NumericsError: hidden holds 1 NaN and 0 Inf of 2 values (in rows 1; \
-first at index (1, 0)); look at the input
+    torch_semimarkov.errors.NumericsError: hidden holds 1 NaN and 0 Inf of 2 values (in sequences \
+1; first at index (1, 0)); look at the input
     """
-    values = tensor.detach()
+    values = torch.atleast_1d(tensor.detach())
     if bool(values.sum(dtype=torch.float64).isfinite()):
         return
     nan, inf = values.isnan(), values.isinf()
@@ -41,23 +47,26 @@ first at index (1, 0)); look at the input
     index = bad.nonzero()
     rows = index[:, 0].unique().tolist()
     shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
-    axis = "sequences" if values.dim() == 3 else "rows"
     raise NumericsError(
         f"{name} holds {int(nan.sum())} NaN and {int(inf.sum())} Inf of {values.numel()} values "
         f"(in {axis} {shown}; first at index {tuple(index[0].tolist())}); {remedy}"
     )
 
 
-def watch_gradient(name: str, tensor: Tensor, remedy: str) -> Tensor:
+def watch_gradient(name: str, tensor: Tensor, remedy: str, axis: str = "sequences") -> Tensor:
     """Check the gradient of ``tensor`` when the backward reaches it.
+
+    Args:
+        name, tensor, remedy, axis: as in :func:`require_finite`.
 
     Returns:
         The tensor itself, or a view of it if it is a leaf, so that no hook stays on a parameter.
     """
-    if not tensor.requires_grad:
+    if not (tensor.requires_grad and torch.is_grad_enabled()):
         return tensor
     watched = tensor.view_as(tensor) if tensor.is_leaf else tensor
-    watched.register_hook(lambda grad: require_finite(f"the gradient of {name}", grad, remedy))
+    title = f"the gradient of {name}"
+    watched.register_hook(lambda grad: require_finite(title, grad, remedy, axis=axis))
     return watched
 
 

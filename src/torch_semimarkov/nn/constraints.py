@@ -18,7 +18,7 @@ def transition_mask(allowed: Tensor | Sequence[Sequence[bool]], C: int) -> Tenso
     Raises:
         ConfigError: another shape, or values that are not bool or 0/1.
     """
-    mask = torch.as_tensor(allowed)
+    mask = _tensor("allowed_transitions", allowed)
     if tuple(mask.shape) != (C, C):
         raise ConfigError(
             f"allowed_transitions must be (C, C) = ({C}, {C}), [source, destination], "
@@ -29,9 +29,7 @@ def transition_mask(allowed: Tensor | Sequence[Sequence[bool]], C: int) -> Tenso
     return mask.to(torch.bool)
 
 
-def duration_mask(
-    shortest: PerLabel | None, longest: PerLabel | None, K: int, C: int
-) -> Tensor:
+def duration_mask(shortest: PerLabel | None, longest: PerLabel | None, K: int, C: int) -> Tensor:
     """(K, C) bool. True where a duration is allowed.
 
     Raises:
@@ -50,9 +48,17 @@ def duration_mask(
 
 
 def _per_label(name: str, value: PerLabel | None, default: int, K: int, C: int) -> Tensor:
-    bounds = torch.as_tensor(default if value is None else value)
-    if bounds.is_floating_point() or bounds.dim() > 1 or bounds.numel() not in (1, C):
+    bounds = _tensor(name, default if value is None else value)
+    integers = not bounds.is_floating_point() and bounds.dtype != torch.bool
+    if not integers or bounds.dim() > 1 or bounds.numel() not in (1, C):
         raise ConfigError(f"{name} must be one integer or C = {C} integers, got {value}")
     if bool(((bounds < 1) | (bounds > K)).any()):
         raise ConfigError(f"{name} must be in 1..max_duration = 1..{K}, got {value}")
     return bounds.expand(C)
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{name} must be numbers in even rows, got {value!r}") from error

@@ -17,10 +17,11 @@ from torch_semimarkov.functional import Marginals, ViterbiResult
 from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.nn.checks import require_finite, require_partition, watch_gradient
 from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
-from torch_semimarkov.segments import Segments, check_lengths
+from torch_semimarkov.segments import Segments, check_lengths, lengths_problem
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
 _PROJECTION = "check the projection's weights; lower the learning rate"
+_PARAMETER = "an earlier step spoilt it: load a checkpoint, lower the learning rate, clip gradients"
 _GRADIENT = "lower the learning rate, clip gradients, or add parameter_penalty() to the loss"
 
 
@@ -70,7 +71,7 @@ class SemiMarkovCRFHead(nn.Module):
         validate_args: bool | None = None,
     ):
         super().__init__()
-        _check_sizes(num_classes, max_duration, hidden_dim, init_scale, boundary_scores)
+        _check_sizes(num_classes, max_duration, hidden_dim, boundary_scores)
         C, K = num_classes, max_duration
         self.num_classes, self.max_duration, self.hidden_dim = C, K, hidden_dim
         self.validate_args = validate_args
@@ -84,9 +85,9 @@ class SemiMarkovCRFHead(nn.Module):
         self.projection = nn.Identity() if hidden_dim is None else nn.Linear(width, C)
         self.start_projection = nn.Linear(width, C) if boundary_scores else None
         self.end_projection = nn.Linear(width, C) if boundary_scores else None
-        everything = torch.ones(C, C, dtype=torch.bool)
-        mask = everything if allowed_transitions is None else transition_mask(allowed_transitions, C)
-        self.register_buffer("allowed_transitions", mask)
+        if allowed_transitions is None:
+            allowed_transitions = torch.ones(C, C, dtype=torch.bool)
+        self.register_buffer("allowed_transitions", transition_mask(allowed_transitions, C))
         self.register_buffer(
             "allowed_durations", duration_mask(min_duration, label_max_duration, K, C)
         )
@@ -103,10 +104,10 @@ class SemiMarkovCRFHead(nn.Module):
 
         Raises:
             ShapeError: a wrong shape, or lengths out of range.
-            NumericsError: NaN or Inf in the hidden states or after the projection.
+            NumericsError: NaN or Inf in the hidden states, after the projection or in a parameter.
         """
-        checked = self._validates(hidden)
         hidden = self._masked(hidden, lengths)
+        checked = self._validates(hidden)
         given = self.hidden_dim is None
         if checked:
             require_finite("hidden", hidden, _ENCODER, allow_forbidden=given)
@@ -117,15 +118,27 @@ class SemiMarkovCRFHead(nn.Module):
         if checked and not given:
             for name, tensor in terms.items():
                 require_finite(f"{name} (after the projection)", tensor, _PROJECTION)
-        terms["transition"] = self.transition
-        terms["duration_bias"] = self.durations()
-        terms["start"], terms["end"] = self.start, self.end
         if checked:
             terms = {name: watch_gradient(name, x, _GRADIENT) for name, x in terms.items()}
-        allowed = self.allowed_transitions
-        terms["transition"] = terms["transition"].masked_fill(~allowed, -torch.inf)
-        terms["duration_bias"] = self._allowed(terms["duration_bias"])
+        terms.update(self._shared_terms(checked))
         return {**terms, "lengths": lengths, "validate_args": self.validate_args}
+
+    def _shared_terms(self, checked: bool) -> dict[str, Tensor]:
+        """The terms that are parameters, the same for every sequence, with the constraints in."""
+        terms = {
+            "transition": self.transition,
+            "duration_bias": self.durations(),
+            "start": self.start,
+            "end": self.end,
+        }
+        if checked:
+            for name, x in terms.items():
+                require_finite(name, x, _PARAMETER, allow_forbidden=True, axis="rows")
+                terms[name] = watch_gradient(name, x, _GRADIENT, axis="rows")
+        masks = {"transition": self.allowed_transitions, "duration_bias": self.allowed_durations}
+        for name, allowed in masks.items():
+            terms[name] = terms[name].masked_fill(~allowed, -torch.inf)
+        return terms
 
     def forward(
         self,
@@ -194,6 +207,10 @@ class SemiMarkovCRFHead(nn.Module):
             raise ShapeError("compute_loss takes either labels or segments, and not both")
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+        if labels is not None:
+            _check_tensors(labels=labels)
+        if segments is not None and not isinstance(segments, Segments):
+            raise ShapeError(f"segments must be Segments, got {type(segments).__name__}")
         terms = self.potentials(hidden, lengths)
         if labels is not None:
             segments = self._segments(labels, hidden, lengths, long_runs)
@@ -262,11 +279,10 @@ class SemiMarkovCRFHead(nn.Module):
         >>> head.parameter_penalty().item()
         9.0
         """
+        if not p > 0:
+            raise ConfigError(f"p must be > 0, got {p}")
         weights = [self.transition, self.start, self.end, *self.durations.parameters()]
         return torch.stack([weight.abs().pow(p).sum() for weight in weights]).sum()
-
-    def _allowed(self, bias: Tensor) -> Tensor:
-        return bias.masked_fill(~self.allowed_durations, -torch.inf)
 
     def _validates(self, hidden: Tensor) -> bool:
         return wants_validation(self.validate_args, hidden.device)
@@ -274,6 +290,7 @@ class SemiMarkovCRFHead(nn.Module):
     def _masked(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
         """Hidden states with zeros past the lengths, so that NaN there reaches no gradient."""
         D = self.hidden_dim or self.num_classes
+        _check_tensors(hidden=hidden, lengths=hidden if lengths is None else lengths)
         if hidden.dim() != 3 or hidden.shape[2] != D or 0 in hidden.shape:
             name = "num_classes" if self.hidden_dim is None else "hidden_dim"
             raise ShapeError(
@@ -282,12 +299,25 @@ class SemiMarkovCRFHead(nn.Module):
             )
         if not hidden.is_floating_point():
             raise ShapeError(f"hidden must be float, got {str(hidden.dtype)[6:]}")
+        self._check_dtype(hidden)
         if lengths is None:
             return hidden
         if self._validates(hidden):
             check_lengths(lengths, hidden.shape[0], hidden.shape[1], hidden.device)
+        elif problem := lengths_problem(lengths, hidden.shape[0], hidden.shape[1]):
+            raise ShapeError(problem)
         inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
         return torch.where(inside[..., None], hidden, 0.0)
+
+    def _check_dtype(self, hidden: Tensor) -> None:
+        """Refuse a type that the projection cannot take, unless autocast converts it."""
+        weights = [parameter.dtype for parameter in self.projection.parameters()][:1]
+        if weights in ([], [hidden.dtype]) or torch.is_autocast_enabled(hidden.device.type):
+            return
+        raise ShapeError(
+            f"hidden must be {str(weights[0])[6:]} like the head's weights, got "
+            f"{str(hidden.dtype)[6:]}; convert one of them, or use torch.autocast"
+        )
 
     def _segments(
         self, labels: Tensor, hidden: Tensor, lengths: Tensor | None, long_runs: str
@@ -300,14 +330,18 @@ class SemiMarkovCRFHead(nn.Module):
         return Segments.from_labels(labels, lengths, self.max_duration, long_runs)
 
 
-def _check_sizes(C: int, K: int, D: int | None, init_scale: float, boundary_scores: bool) -> None:
+def _check_sizes(C: int, K: int, D: int | None, boundary_scores: bool) -> None:
     for name, value in (("num_classes", C), ("max_duration", K), ("hidden_dim", D)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    if init_scale < 0:
-        raise ConfigError(f"init_scale must be >= 0, got {init_scale}")
     if boundary_scores and D is None:
         raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
+
+
+def _check_tensors(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
