@@ -145,7 +145,7 @@ def _why_forbidden(p: Potentials, segments: Segments, index: tuple[int, ...]) ->
         segments.starts[index][None], segments.ends[index][None],
         segments.labels[index][None], segments.counts[index][None],
     )  # fmt: skip
-    alone = _one_sequence(p, b)
+    alone = _one_sequence(p, b).map_terms(Tensor.detach)
     labels = one.to_labels(p.T)[0]
     for i, (start, end, label) in enumerate(one.to_list()[0]):
         name = f"sequence {b}, segment {i} [{start}, {end}) with label {label}"
