@@ -205,3 +205,20 @@ def test_constraints_travel_with_the_state():
     other.load_state_dict(head.state_dict())
     hidden, lengths = torch.randn(2, 6, D, dtype=FLOAT64), torch.tensor([6, 4])
     assert head.decode(hidden, lengths).segments == other.decode(hidden, lengths).segments
+
+
+def test_a_long_run_is_split_at_the_longest_duration_of_its_own_label() -> None:
+    head = ts.SemiMarkovCRFHead(2, 4, label_max_duration=[4, 2])
+    labels = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0]])
+    scores = torch.randn(1, 8, 2)
+    split = head.compute_loss(scores, labels=labels, long_runs="split")
+    segments = ts.Segments.from_list([[(0, 4, 0), (4, 6, 1), (6, 7, 1), (7, 8, 0)]])
+    assert torch.equal(split, head.compute_loss(scores, segments=segments))
+    with pytest.raises(SegmentError, match=r"\[4, 7\) of label 1 is longer than max_duration = 2"):
+        head.compute_loss(scores, labels=labels)
+
+
+def test_marginals_of_an_impossible_sequence_are_an_error() -> None:
+    head = ts.SemiMarkovCRFHead(2, 4, min_duration=3)
+    with pytest.raises(NumericsError, match=r"no segmentation of sequences \[0\] is possible"):
+        head.marginals(torch.randn(1, 2, 2))

@@ -94,7 +94,7 @@ class Potentials:
         position = torch.arange(self.T, device=self.device)
         if self.lengths is None:
             return torch.ones(self.B, self.T, dtype=torch.bool, device=self.device)
-        return position < self.lengths[:, None]
+        return position < self.lengths.to(self.device)[:, None]
 
     def check(self) -> Potentials:
         """Check shapes, dtypes and devices; report every misfit at once.

@@ -166,7 +166,7 @@ class Segments:
         cls,
         labels: Tensor,
         lengths: Tensor | None = None,
-        max_duration: int | None = None,
+        max_duration: int | Tensor | None = None,
         long_runs: str = "error",
     ) -> Segments:
         """Segments as the maximal runs of equal labels.
@@ -174,7 +174,8 @@ class Segments:
         Args:
             labels: (B, T) int, >= 0. Values past a sequence's length have no effect.
             lengths: (B,) int, 1 <= lengths <= T; default T.
-            max_duration: longest duration K >= 1; default no limit.
+            max_duration: longest duration K >= 1, or (C,) int with one of each label; default no
+                limit.
             long_runs: "error" raises on a run longer than K, "split" cuts it into pieces of K
                 positions and a remainder.
 
@@ -192,11 +193,12 @@ class Segments:
         change = torch.ones_like(inside)
         change[:, 1:] = labels[:, 1:] != labels[:, :-1]
         if max_duration is not None:
+            longest = _longest(labels, max_duration)
             run_start = torch.where(change, position, 0).cummax(dim=1).values
-            too_long = inside & (position - run_start >= max_duration)
+            too_long = inside & (position - run_start >= longest)
             if long_runs == "error":
-                _refuse_long_runs(too_long, labels, run_start, max_duration)
-            change = change | (too_long & ((position - run_start) % max_duration == 0))
+                _refuse_long_runs(too_long, labels, run_start, longest)
+            change = change | (too_long & ((position - run_start) % longest == 0))
         return cls._from_change(change & inside, labels, lengths)
 
     @classmethod
@@ -241,13 +243,13 @@ def _is_whole(value: object) -> bool:
 
 
 def _checked_labels(
-    labels: Tensor, lengths: Tensor | None, max_duration: int | None, long_runs: str
+    labels: Tensor, lengths: Tensor | None, max_duration: int | Tensor | None, long_runs: str
 ) -> tuple[Tensor, Tensor]:
     problems = []
     if labels.dim() != 2 or labels.is_floating_point() or labels.is_complex() or 0 in labels.shape:
         kind = str(labels.dtype)[6:]
         problems.append(f"labels must be (B, T) int with T >= 1, got {tuple(labels.shape)} {kind}")
-    if max_duration is not None and max_duration < 1:
+    if max_duration is not None and bool((torch.as_tensor(max_duration) < 1).any()):
         problems.append(f"max_duration must be >= 1, got {max_duration}")
     if long_runs not in ("error", "split"):
         problems.append(f'long_runs must be "error" or "split", got {long_runs!r}')
@@ -289,7 +291,15 @@ def lengths_problem(lengths: Tensor, B: int, T: int) -> str | None:
     return None
 
 
-def _refuse_long_runs(too_long: Tensor, labels: Tensor, run_start: Tensor, K: int) -> None:
+def _longest(labels: Tensor, max_duration: int | Tensor) -> Tensor:
+    """(B, T). The longest duration of the label at each position."""
+    limits = torch.as_tensor(max_duration, device=labels.device)
+    if limits.dim() == 0:
+        return limits.expand(labels.shape)
+    return limits[labels.clamp(min=0, max=len(limits) - 1)]
+
+
+def _refuse_long_runs(too_long: Tensor, labels: Tensor, run_start: Tensor, longest: Tensor) -> None:
     if not bool(too_long.any()):
         return
     b, t = (int(i) for i in too_long.nonzero()[0])
@@ -298,5 +308,6 @@ def _refuse_long_runs(too_long: Tensor, labels: Tensor, run_start: Tensor, K: in
     stop = start + int(run.long().cumprod(0).sum())
     raise SegmentError(
         f"sequence {b}: the run [{start}, {stop}) of label {int(labels[b, start])} is longer than "
-        f'max_duration = {K}; raise max_duration, or pass long_runs="split" to cut long runs'
+        f"max_duration = {int(longest[b, start])}; raise max_duration, or pass "
+        'long_runs="split" to cut long runs'
     )

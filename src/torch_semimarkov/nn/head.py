@@ -155,7 +155,8 @@ class SemiMarkovCRFHead(nn.Module):
             use_triton: False leaves the Triton kernels out of the automatic choice.
 
         Returns:
-            {"partition": (B,), "cum_scores": (B, T+1, C)}.
+            {"partition": (B,), "cum_scores": (B, T+1, C)}. Given scores that forbid by -inf leave
+            prefix sums of -inf, which cannot be differenced again.
 
         Raises:
             ShapeError, NumericsError: as :meth:`potentials`.
@@ -192,7 +193,8 @@ class SemiMarkovCRFHead(nn.Module):
             labels: (B, T) int, 0..C-1; segments are the maximal runs of equal labels.
             segments: the segments themselves, instead of ``labels``.
             reduction: "mean" over the sequences, "sum", or "none" for (B,).
-            long_runs: "error" refuses a run of labels longer than max_duration, "split" cuts it.
+            long_runs: "error" refuses a run of labels longer than its label may last, "split" cuts
+                it into pieces of that length and a remainder.
             backend, use_triton: as in :meth:`forward`.
 
         Returns:
@@ -265,10 +267,16 @@ class SemiMarkovCRFHead(nn.Module):
         Args:
             hidden, lengths: as in :meth:`potentials`.
             backend, use_triton: as in :meth:`forward`.
+
+        Raises:
+            ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with _triton(use_triton):
             terms = self.potentials(hidden, lengths)
-            return functional.marginals(**terms, backend=_backend(backend))
+            found = functional.marginals(**terms, backend=_backend(backend))
+        if self._validates(hidden):
+            require_partition(found.log_partition)
+        return found
 
     def parameter_penalty(self, p: float = 2.0) -> Tensor:
         """Sum of ``|weight| ** p`` over transitions, durations, start and end; add it to the loss.
@@ -306,7 +314,8 @@ class SemiMarkovCRFHead(nn.Module):
             check_lengths(lengths, hidden.shape[0], hidden.shape[1], hidden.device)
         elif problem := lengths_problem(lengths, hidden.shape[0], hidden.shape[1]):
             raise ShapeError(problem)
-        inside = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        ends = lengths.to(hidden.device)[:, None]
+        inside = torch.arange(hidden.shape[1], device=hidden.device) < ends
         return torch.where(inside[..., None], hidden, 0.0)
 
     def _check_dtype(self, hidden: Tensor) -> None:
@@ -327,7 +336,9 @@ class SemiMarkovCRFHead(nn.Module):
                 f"labels must be (B, T) = {tuple(hidden.shape[:2])} like hidden, "
                 f"got {tuple(labels.shape)}"
             )
-        return Segments.from_labels(labels, lengths, self.max_duration, long_runs)
+        row = torch.arange(1, self.max_duration + 1, device=labels.device)[:, None]
+        longest = torch.where(self.allowed_durations.to(labels.device), row, 0).amax(0)
+        return Segments.from_labels(labels, lengths, longest, long_runs)
 
 
 def _check_sizes(C: int, K: int, D: int | None, boundary_scores: bool) -> None:
