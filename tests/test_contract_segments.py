@@ -4,6 +4,7 @@ import pytest
 import torch
 from factory import (
     PER_POSITION,
+    SIZE,
     SIZES,
     all_segmentations,
     device_of,
@@ -251,3 +252,11 @@ def test_another_batch_is_an_error(function):
 def test_segments_on_another_device_are_an_error():
     with pytest.raises(ValueError, match="segments must be on cpu like scores, got meta"):
         segment_score(Segments.from_list([FINE, FINE]).to("meta"), **simple())
+
+
+def test_without_checks_a_segmentation_of_an_impossible_sequence_has_log_probability_minus_inf():
+    inputs = make_inputs(SIZE, flags="impossible")
+    gold = Segments.from_list([[(i, i + 1, 0) for i in range(n)] for n in SIZE.lengths])
+    log_prob = segment_log_prob(gold, **inputs, validate_args=False)
+    assert log_prob[0] == -torch.inf
+    assert log_prob[1:].isfinite().all()

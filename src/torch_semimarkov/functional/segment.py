@@ -109,7 +109,8 @@ def segment_log_prob(
     checked = wants_validation(validate_args, p.device)
     score = _checked_score(p, segments, checked)
     total = dispatch.log_partition(p, "log", backend, checkpoint_interval)
-    return _without_rounding(score - total, total).to(result_dtype(scores))
+    log_prob = torch.where(score == -torch.inf, score, score - total)
+    return _without_rounding(log_prob, total).to(result_dtype(scores))
 
 
 def _checked_score(p: Potentials, segments: Segments, checked: bool) -> Tensor:
