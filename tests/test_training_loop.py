@@ -61,7 +61,7 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(tmp_path, change
 
 def test_a_run_stopped_at_every_batch_resumes_to_the_same_bits(tmp_path):
     whole = run(dropout=0.3, epochs=2)
-    for stop_at in [(1, 1), (2, 0), (2, 1)]:
+    for stop_at in [(1, 1), (1, 2), (2, 0), (2, 1)]:
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, stop_at=stop_at, resume=stop_at != (1, 1), dropout=0.3, epochs=2)
     resumed = run(tmp_path, resume=True, dropout=0.3, epochs=2)

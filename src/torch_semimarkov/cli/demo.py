@@ -17,7 +17,7 @@ from torch_semimarkov.cli.options import PATH
 @click.option("--overwrite", is_flag=True, help="Replace a demo that is in the output folder.")
 @click.option("--quick", is_flag=True, help="A few seconds, and too little training to judge by.")
 def command(output: Path, seed: int, *, overwrite: bool, quick: bool) -> None:
-    """Train, decode and draw a data set that the command makes itself; about a minute on two cores.
+    """Train, decode and draw a data set that the command makes itself; half a minute on two cores.
 
     The data have four labels in two pairs that look almost alike. Where the second label of a pair
     takes over can hardly be seen: it is told by how long each label lasts, which is known.

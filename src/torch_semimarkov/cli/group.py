@@ -36,6 +36,9 @@ class Commands(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help())
             code = USER_ERROR
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "torch-semimarkov"
+            code = _complain(f"{error.format_message().rstrip('.')} (see {path} --help)")
         except click.ClickException as error:
             code = _complain(error.format_message())
         except (SemiMarkovError, OSError) as error:

@@ -71,6 +71,12 @@ class TrainConfig:
     )
     seed: int = _setting(0, "Seed of the weights, the split and the batches.", low=0)
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    threads: int | None = _setting(
+        None,
+        "CPU threads. 1 is fastest for small models, by far where other processes are at work.",
+        low=1,
+        shown="as torch chooses",
+    )
     channels: tuple[str, ...] | None = _setting(
         None, "Feature columns (CSV) or leads (WFDB), as A,B,C.", shown="all"
     )
@@ -155,12 +161,12 @@ def _type_problem(value: Any, kind: type) -> str:
     return "" if isinstance(value, str) and value else "text"
 
 
-def config_from(values: Mapping[str, Any], source: object = "settings") -> TrainConfig:
+def config_from(values: Mapping[str, Any], source: object = None) -> TrainConfig:
     """A config from a mapping of names to values.
 
     Args:
         values: settings by name; what is missing keeps its default.
-        source: where they come from, for messages.
+        source: the file they come from, for messages.
 
     Raises:
         ConfigError: an unknown name (with the nearest known one), or a wrong value.
@@ -173,10 +179,13 @@ def config_from(values: Mapping[str, Any], source: object = "settings") -> Train
     unknown = [str(key) for key in values if key not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0].replace("-", "_"), known, n=1, cutoff=0.0)
-        raise ConfigError(f"{source}: unknown key {unknown[0]!r}; did you mean {close[0]!r}?")
+        where = "" if source is None else f"{source}: "
+        raise ConfigError(f"{where}unknown key {unknown[0]!r}; did you mean {close[0]!r}?")
     try:
         return TrainConfig(**{k: _exponent(v, known[k]) for k, v in values.items()})
     except ConfigError as error:
+        if source is None:
+            raise
         raise ConfigError(f"{source}: {error}") from error
 
 

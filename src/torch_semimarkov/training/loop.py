@@ -179,8 +179,7 @@ class Trainer:
                 p.seconds += time.perf_counter() - began
                 bar.update()
                 bar.set_postfix(loss=f"{p.loss_sum / p.positions:.4f}", best=self._best_text())
-                if p.batch < len(order):
-                    self._stop_if_asked(stop)
+                self._stop_if_asked(stop)
             found = self._validation_loss()
             bar.set_postfix(loss=f"{p.loss_sum / p.positions:.4f}", validation=_text(found))
         self._close_epoch(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def train(
     vocabulary = LabelVocabulary.from_records(training)
     duration = choose_duration(training, config, report)
     device = pick_device(config.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with generators, cpu_threads(config.threads):
         torch.manual_seed(config.seed)
         saved = build(training, vocabulary, config, duration["max_duration"])
         model = saved.model
@@ -123,6 +125,17 @@ def train(
         progress = trainer.run()
     model.cpu()
     return Trained(saved, progress, duration, len(training), held_out)
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads inside a ``with`` block; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _parts(
