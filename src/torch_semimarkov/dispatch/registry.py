@@ -13,7 +13,10 @@ from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
 
-_MODULES: dict[str, str] = {"reference": "torch_semimarkov.backends.reference"}
+_MODULES: dict[str, str] = {
+    "cpu": "torch_semimarkov.backends.cpu",
+    "reference": "torch_semimarkov.backends.reference",
+}
 
 
 class Backend(Protocol):

@@ -1,0 +1,59 @@
+"""LUDB (doi 10.13026/eegm-h675) as records of frames: 4 samples, 8 ms at 500 Hz, to a position."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt
+
+from torch_semimarkov.data import Record, read_wfdb, unpack
+
+FRAME = 4
+WAVES = ("P", "QRS", "T")
+
+
+def open_ludb(path, cache):
+    """The folder of WFDB files: itself, or unpacked once from ``ludb_data.tar.gz`` in it."""
+    archive = Path(path) / "ludb_data.tar.gz"
+    return unpack(archive, Path(cache) / "ludb") / "data" if archive.is_file() else Path(path)
+
+
+def split_numbers(seed=0):
+    """Record numbers 1..200 as 140 for training, 20 for validation and 40 for the test."""
+    order = (np.random.default_rng(seed).permutation(200) + 1).tolist()
+    return order[:140], order[140:160], order[160:]
+
+
+def read_lead(folder, number, lead="ii"):
+    """The annotated span of one lead: filtered to 0.5-40 Hz, scaled by its deviation, in frames."""
+    path = Path(folder) / str(number)
+    whole = read_wfdb(path, [lead])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of waves without one of their boundaries
+        span = read_wfdb(path, [lead], lead, incomplete="peak")
+    band = butter(2, [0.5, 40.0], "band", fs=whole.sample_rate, output="sos")
+    signal = sosfiltfilt(band, whole.features[:, 0])[span.offset : span.offset + span.length]
+    return _frames(f"{number}.{lead}", signal / signal.std(), span.segments, whole.sample_rate)
+
+
+def varied(record, rng):
+    """A copy to train on: the heart beats slower or faster, and the electrodes sit worse."""
+    segments = [(s * FRAME, e * FRAME, label) for s, e, label in record.segments]
+    signal, rate = record.features.ravel(), record.sample_rate * FRAME
+    time = np.arange(len(signal)) / rate
+    wander = rng.uniform(0, 0.15) * np.sin(
+        2 * np.pi * (rng.uniform(0.15, 0.8) * time + rng.random())
+    )
+    noise = rng.normal(0, rng.uniform(0, 0.05), len(signal))
+    signal = signal * rng.uniform(0.7, 1.4) + wander + noise
+    return _frames(f"{record.name}+", signal, segments, rate, rng.uniform(0.75, 1.3))
+
+
+def _frames(name, signal, segments, rate, factor=1.0):
+    """Resample to ``factor`` times as many samples, in frames; cuts go to the nearest frame."""
+    count = round(len(signal) * factor / FRAME)
+    at = (np.arange(count * FRAME) + 0.5) * len(signal) / (count * FRAME) - 0.5
+    rows = np.interp(at, np.arange(len(signal)), signal).reshape(count, FRAME)
+    edges = [(round(s * count / len(signal)), round(e * count / len(signal)), label)
+             for s, e, label in segments]  # fmt: skip
+    return Record(name, rows, [edge for edge in edges if edge[0] < edge[1]], rate / FRAME)

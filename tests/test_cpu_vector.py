@@ -1,0 +1,77 @@
+"""The vector type of the compiled CPU kernels, lane by lane against numpy."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from torch_semimarkov.backends.cpu import vector as v
+
+
+@njit
+def apply_exp(x, y):
+    for i in range(0, len(x), v.LANES):
+        v.store(y, i, v.exp(v.load(x, i)))
+
+
+@njit
+def apply_log(x, y):
+    for i in range(0, len(x), v.LANES):
+        v.store(y, i, v.log(v.load(x, i)))
+
+
+@njit
+def apply_formula(a, b, y):
+    x, z = v.load(a, 0), v.load(b, 0)
+    v.store(y, 0, x * z + v.spread(2.0) - z)
+    v.store(y, v.LANES, v.larger(x, z))
+    v.store(y, 2 * v.LANES, v.where(x < z, x, v.spread(7.0)))
+    v.store(y, 3 * v.LANES, v.multiply_add(x, z, x))
+
+
+def test_exp_is_right_to_the_last_place_or_two():
+    x = np.linspace(-707.9, 700.0, 80_000)
+    y = np.empty_like(x)
+    apply_exp(x, y)
+    np.testing.assert_allclose(y, np.exp(x), rtol=4e-16)
+
+
+@pytest.mark.parametrize("x, y", [(-np.inf, 0.0), (-708.5, 0.0), (-1e300, 0.0), (0.0, 1.0)])
+def test_exp_of_what_underflows_is_zero_and_of_zero_is_one(x, y):
+    found = np.empty(v.LANES)
+    apply_exp(np.full(v.LANES, x), found)
+    assert (found == y).all()
+
+
+def test_exp_lets_nan_through():
+    found = np.zeros(v.LANES)
+    apply_exp(np.full(v.LANES, np.nan), found)
+    assert np.isnan(found).all()
+
+
+def test_log_is_numpys_and_minus_infinity_at_zero():
+    x = np.concatenate((np.geomspace(1e-300, 1e300, 8 * v.LANES - 1), [0.0]))
+    y = np.empty_like(x)
+    apply_log(x, y)
+    np.testing.assert_allclose(y[:-1], np.log(x[:-1]), rtol=4e-16)
+    assert y[-1] == -np.inf
+
+
+def test_formulas_work_lane_by_lane():
+    rng = np.random.default_rng(0)
+    a, b, y = rng.normal(size=v.LANES), rng.normal(size=v.LANES), np.empty(4 * v.LANES)
+    apply_formula(a, b, y)
+    expected = [a * b + 2.0 - b, np.maximum(a, b), np.where(a < b, a, 7.0), a * b + a]
+    np.testing.assert_allclose(y, np.concatenate(expected), rtol=1e-14)
+
+
+@njit
+def apply_beats(a, b, y):
+    v.store(y, 0, v.where(v.beats(v.load(a, 0), v.load(b, 0)), v.spread(1.0), v.spread(0.0)))
+
+
+def test_the_larger_beats_the_smaller_and_nan_beats_and_loses_to_all():
+    a = np.array([1.0, 2.0, 1.0, np.nan, 1.0, np.nan, -np.inf, np.inf])
+    b = np.array([2.0, 1.0, 1.0, 1.0, np.nan, np.nan, -np.inf, 1.0])
+    y = np.empty(v.LANES)
+    apply_beats(a, b, y)
+    assert y.tolist() == [0, 1, 0, 1, 1, 1, 0, 1]
