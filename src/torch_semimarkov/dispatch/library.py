@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch.registry import CompiledBackend, load
+from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend, load
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.potentials import TERMS, Potentials
 
@@ -118,16 +118,26 @@ def _wide(p: Potentials, *shape: int) -> Tensor:
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, semiring, backend, _, _ = inputs
-    ctx.semiring, ctx.backend = semiring, backend
+    *tensors, semiring, backend, _, interval = inputs
+    ctx.semiring, ctx.backend, ctx.interval = semiring, backend, interval
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiable(ctx: Any, tensors: list[Tensor | None], weight: Tensor) -> list[Any]:
+    """Gradients that are differentiated again come from the reference's composite text."""
+    reference = cast(CompositeBackend, load("reference"))
+    needed = ctx.needs_input_grad[: len(TERMS)]
+    p = _assemble(tensors)
+    return reference.differentiable_gradient(p, weight, needed, ctx.interval)
 
 
 def _backward(ctx: Any, weight: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.semiring != "log":
         raise UnsupportedError(f"this op has a gradient for semiring='log', not {ctx.semiring!r}")
     *tensors, value, kept = ctx.saved_tensors
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return (*_differentiable(ctx, tensors, weight), None, None, None, None, None)
     grads = log_partition_backward_op(*tensors, value, kept, weight, ctx.backend)
     present = [tensor is not None for tensor in tensors[: len(TERMS)]]
     terms = [grad if there else None for grad, there in zip(grads, present, strict=True)]

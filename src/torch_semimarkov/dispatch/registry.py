@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -45,6 +46,16 @@ class CompositeBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
         """(B,) float64 and the best segmentations."""
+        ...
+
+    def differentiable_gradient(
+        self,
+        potentials: Potentials,
+        weight: Tensor,
+        needed: Sequence[bool],
+        checkpoint_interval: int | None,
+    ) -> list[Tensor | None]:
+        """Gradients of ``(weight * log_partition).sum()``, one a term, for further derivatives."""
         ...
 
 
@@ -106,15 +117,22 @@ def available_backends() -> tuple[str, ...]:
 def why_missing(name: str) -> str:
     """Why there is no backend of this name, or why its module cannot be imported; empty if it can.
 
-    Afterwards the module is imported. torch.compile runs this when it traces, and cannot trace it.
+    torch.compile runs this when it traces, and cannot trace it. Afterwards every module that can be
+    is imported, since a trace sees ``sys.modules`` as they were when it first looked.
     """
     if name not in _MODULES:
         known = ", ".join(repr(other) for other in _MODULES)
         return f"backend must be one of {known} or 'auto', got {name!r}"
+    failures = {other: _import(module) for other, module in _MODULES.items()}
+    return f"backend {name!r} cannot be loaded: {failures[name]}" if failures[name] else ""
+
+
+def _import(module: str) -> str:
+    """Import a module; the reason if that fails, else an empty text."""
     try:
-        importlib.import_module(_MODULES[name])
+        importlib.import_module(module)
     except ImportError as error:
-        return f"backend {name!r} cannot be loaded: {error}"
+        return str(error)
     return ""
 
 

@@ -30,6 +30,8 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if potentials.per_duration:
         reasons.append("has no (K, C, C) transitions")
+    if torch._C._are_functorch_transforms_active():
+        reasons.append("cannot be followed by torch.func transforms")
     return reasons
 
 

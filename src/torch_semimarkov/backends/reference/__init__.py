@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch_semimarkov.backends.reference.partition import log_partition
+from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.semirings import SEMIRINGS
@@ -22,4 +22,12 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     return reasons
 
 
-__all__ = ["COMPOSITE", "NAME", "OPS", "log_partition", "reasons_against", "viterbi"]
+__all__ = [
+    "COMPOSITE",
+    "NAME",
+    "OPS",
+    "differentiable_gradient",
+    "log_partition",
+    "reasons_against",
+    "viterbi",
+]

@@ -7,6 +7,7 @@ composite comes in where a derivative is itself differentiated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,7 +55,9 @@ class _LogPartition(torch.autograd.Function):
         lengths, *rest = ctx.saved_tensors
         tensors, kept = rest[: len(TERMS)], rest[len(TERMS) :]
         if torch.is_grad_enabled():
-            grads = _differentiable_gradient(ctx, lengths, tensors, weight)
+            needed = ctx.needs_input_grad[2:]
+            potentials = _assemble(lengths, tensors)
+            grads = differentiable_gradient(potentials, weight, needed, ctx.interval)
         else:
             grads = _lean_gradient(lengths, tensors, kept, weight)
         return (None, None, *grads)
@@ -80,13 +83,23 @@ def _lean_gradient(
     return grads
 
 
-def _differentiable_gradient(
-    ctx: Any, lengths: Tensor, tensors: list[Tensor | None], weight: Tensor
+def differentiable_gradient(
+    potentials: Potentials,
+    weight: Tensor,
+    needed: Sequence[bool],
+    checkpoint_interval: int | None = None,
 ) -> list[Tensor | None]:
-    wanted = [x for x, need in zip(tensors, ctx.needs_input_grad[2:], strict=True) if need]
-    value = composite(_assemble(lengths, tensors), by_name("log"), ctx.interval)
-    found = iter(torch.autograd.grad(value, wanted, weight, create_graph=True))
-    return [next(found) if need else None for need in ctx.needs_input_grad[2:]]
+    """Gradients of ``(weight * log_partition).sum()`` that can be differentiated again.
+
+    One for each term in their order; None where it is not ``needed``.
+    """
+    tensors = [getattr(potentials, name) for name in TERMS]
+    wanted = [x for x, need in zip(tensors, needed, strict=True) if need]
+    value = composite(potentials, by_name("log"), checkpoint_interval)
+    found = iter(
+        torch.autograd.grad(value, wanted, weight, create_graph=True, materialize_grads=True)
+    )
+    return [next(found) if need else None for need in needed]
 
 
 def _assemble(lengths: Tensor, tensors: Any) -> Potentials:
