@@ -24,7 +24,7 @@ from factory import (
 from oracle import counts_of
 from tolerances import assert_close
 
-from torch_semimarkov.errors import SegmentError
+from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional import segment_log_prob, segment_score, viterbi
 from torch_semimarkov.segments import Segments
 
@@ -260,3 +260,9 @@ def test_without_checks_a_segmentation_of_an_impossible_sequence_has_log_probabi
     log_prob = segment_log_prob(gold, **inputs, validate_args=False)
     assert log_prob[0] == -torch.inf
     assert log_prob[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("function", [segment_score, segment_log_prob])
+def test_what_is_not_segments_is_refused_by_name(function):
+    with pytest.raises(ShapeError, match="segments must be Segments, got list"):
+        function([[(0, 1, 0)]], **make_inputs(SIZE))

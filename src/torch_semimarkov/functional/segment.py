@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
+from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional.inputs import (
     check_interval,
     gather,
@@ -114,6 +115,8 @@ def segment_log_prob(
 
 
 def _checked_score(p: Potentials, segments: Segments, checked: bool) -> Tensor:
+    if not isinstance(segments, Segments):
+        raise ShapeError(f"segments must be Segments, got {type(segments).__name__}")
     if checked:
         check_segments(p, segments)
     score = score_of(p, segments)

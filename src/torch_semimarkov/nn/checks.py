@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from torch_semimarkov.errors import NumericsError
+from torch_semimarkov.errors import NumericsError, ShapeError
+from torch_semimarkov.segments import check_lengths, lengths_problem
 
 _SHOWN = 8
 
@@ -86,3 +89,31 @@ def require_partition(partition: Tensor) -> None:
             "transitions or durations"
         )
     require_finite("the log partition", partition, "lower the learning rate or scale the scores")
+
+
+def inside_lengths(
+    lengths: Tensor | None, shape: Sequence[int], device: torch.device, checked: bool
+) -> Tensor:
+    """(B, T) bool. True before each length; everywhere if there are none.
+
+    Args:
+        lengths: (B,) int, on any device, or None.
+        shape: starts with B, T.
+        device: where the mask is made.
+        checked: also look at the values of ``lengths``, which synchronises a GPU.
+
+    Raises:
+        ShapeError: lengths of another shape or dtype, or (``checked``) outside 1..T.
+
+    >>> inside_lengths(torch.tensor([1, 2]), (2, 2), torch.device("cpu"), checked=True)
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+    B, T = shape[:2]
+    if lengths is None:
+        return torch.ones(B, T, dtype=torch.bool, device=device)
+    if checked:
+        check_lengths(lengths, B, T, device)
+    elif problem := lengths_problem(lengths, B, T):
+        raise ShapeError(problem)
+    return torch.arange(T, device=device) < lengths.to(device)[:, None]

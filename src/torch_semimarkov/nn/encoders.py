@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torch_semimarkov.errors import ConfigError, ShapeError
 from torch_semimarkov.functional.inputs import wants_validation
-from torch_semimarkov.segments import check_lengths, lengths_problem
+from torch_semimarkov.nn.checks import inside_lengths
 
 
 class ConvEncoder(nn.Module):
@@ -153,13 +153,5 @@ def _inside(features: Tensor, lengths: Tensor | None, D: int) -> Tensor:
             f"features must be (B, T, input_dim) = (B, T, {D}) with B, T >= 1, "
             f"got {tuple(features.shape)}"
         )
-    if lengths is not None:
-        B, T, _ = features.shape
-        if wants_validation(None, features.device):
-            check_lengths(lengths, B, T, features.device)
-        elif problem := lengths_problem(lengths, B, T):
-            raise ShapeError(problem)
-    position = torch.arange(features.shape[1], device=features.device)
-    if lengths is None:
-        return torch.ones_like(features[..., :1], dtype=torch.bool)
-    return (position < lengths[:, None])[..., None]
+    checked = wants_validation(None, features.device)
+    return inside_lengths(lengths, features.shape, features.device, checked)[..., None]

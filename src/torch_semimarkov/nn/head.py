@@ -15,9 +15,14 @@ from torch_semimarkov.durations import DurationSource, create_duration_distribut
 from torch_semimarkov.errors import ConfigError, ShapeError
 from torch_semimarkov.functional import Marginals, ViterbiResult
 from torch_semimarkov.functional.inputs import wants_validation
-from torch_semimarkov.nn.checks import require_finite, require_partition, watch_gradient
+from torch_semimarkov.nn.checks import (
+    inside_lengths,
+    require_finite,
+    require_partition,
+    watch_gradient,
+)
 from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
-from torch_semimarkov.segments import Segments, check_lengths, lengths_problem
+from torch_semimarkov.segments import Segments
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
 _PROJECTION = "check the projection's weights; lower the learning rate"
@@ -211,8 +216,6 @@ class SemiMarkovCRFHead(nn.Module):
             raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
         if labels is not None:
             _check_tensors(labels=labels)
-        if segments is not None and not isinstance(segments, Segments):
-            raise ShapeError(f"segments must be Segments, got {type(segments).__name__}")
         terms = self.potentials(hidden, lengths)
         if labels is not None:
             segments = self._segments(labels, hidden, lengths, long_runs)
@@ -310,12 +313,8 @@ class SemiMarkovCRFHead(nn.Module):
         self._check_dtype(hidden)
         if lengths is None:
             return hidden
-        if self._validates(hidden):
-            check_lengths(lengths, hidden.shape[0], hidden.shape[1], hidden.device)
-        elif problem := lengths_problem(lengths, hidden.shape[0], hidden.shape[1]):
-            raise ShapeError(problem)
-        ends = lengths.to(hidden.device)[:, None]
-        inside = torch.arange(hidden.shape[1], device=hidden.device) < ends
+        checked = self._validates(hidden)
+        inside = inside_lengths(lengths, hidden.shape, hidden.device, checked)
         return torch.where(inside[..., None], hidden, 0.0)
 
     def _check_dtype(self, hidden: Tensor) -> None:

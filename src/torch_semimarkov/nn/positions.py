@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from torch_semimarkov.errors import SegmentError
 from torch_semimarkov.functional import ViterbiResult
-from torch_semimarkov.nn.checks import require_finite
-from torch_semimarkov.segments import Segments, check_lengths
+from torch_semimarkov.nn.checks import inside_lengths, require_finite
+from torch_semimarkov.segments import Segments
 
 
 class PositionHead(nn.Module):
@@ -49,7 +49,7 @@ class PositionHead(nn.Module):
         """
         B, T, _ = hidden.shape
         labels = segments.to_labels(T)
-        inside = _inside(lengths, B, T, hidden.device)
+        inside = inside_lengths(lengths, (B, T), hidden.device, checked=True)
         missing = (inside & (labels < 0)).nonzero()
         if len(missing):
             b, t = missing[0].tolist()
@@ -66,7 +66,7 @@ class PositionHead(nn.Module):
     def decode(self, hidden: Tensor, lengths: Tensor | None = None) -> ViterbiResult:
         """The best label of each position; maximal runs are the segments."""
         best = self.projection(hidden).max(-1)
-        inside = _inside(lengths, *hidden.shape[:2], hidden.device)
+        inside = inside_lengths(lengths, hidden.shape, hidden.device, checked=True)
         total = torch.where(inside, best.values, 0.0).sum(1)
         return ViterbiResult(total, Segments.from_labels(best.indices, lengths))
 
@@ -75,7 +75,7 @@ class PositionHead(nn.Module):
         labels = self.projection(hidden).float().softmax(-1)
         same = (labels[:, 1:] * labels[:, :-1]).sum(-1)
         changes = nn.functional.pad(1 - same, (1, 0), value=1.0)
-        inside = _inside(lengths, *hidden.shape[:2], hidden.device)
+        inside = inside_lengths(lengths, hidden.shape, hidden.device, checked=True)
         return torch.where(inside[..., None], labels, 0.0), torch.where(inside, changes, 0.0)
 
 
@@ -96,7 +96,7 @@ def chain_changes(terms: dict[str, Any]) -> Tensor:
         if name in terms:
             scores = scores + terms[name].detach()
     B, T, C = scores.shape
-    inside = _inside(terms["lengths"], B, T, scores.device)
+    inside = inside_lengths(terms["lengths"], (B, T), scores.device, checked=True)
     transition = terms["transition"].detach().double()
     diagonal = torch.eye(C, dtype=scores.dtype, device=scores.device)
     with torch.enable_grad():
@@ -109,8 +109,3 @@ def chain_changes(terms: dict[str, Any]) -> Tensor:
         total = torch.logsumexp(alpha + terms["end"].detach(), dim=1).sum()
         (same,) = torch.autograd.grad(total, stay, allow_unused=True, materialize_grads=True)
     return torch.where(inside, 1 - same, 0.0).clamp(0, 1).to(terms["scores"].dtype)
-
-
-def _inside(lengths: Tensor | None, B: int, T: int, device: torch.device) -> Tensor:
-    lengths = check_lengths(lengths, B, T, device)
-    return torch.arange(T, device=device) < lengths[:, None]
