@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from numba import njit
 
+from torch_semimarkov.backends.cpu import elementary
 from torch_semimarkov.backends.cpu import vector as v
 
 
 @njit
 def apply_exp(x, y):
     for i in range(0, len(x), v.LANES):
-        v.store(y, i, v.exp(v.load(x, i)))
+        v.store(y, i, elementary.exp(v.load(x, i)))
 
 
 @njit
@@ -23,7 +24,7 @@ def apply_log(x, y):
 def apply_formula(a, b, y):
     x, z = v.load(a, 0), v.load(b, 0)
     v.store(y, 0, x * z + v.spread(2.0) - z)
-    v.store(y, v.LANES, v.larger(x, z))
+    v.store(y, v.LANES, elementary.larger(x, z))
     v.store(y, 2 * v.LANES, v.where(x < z, x, v.spread(7.0)))
     v.store(y, 3 * v.LANES, v.multiply_add(x, z, x))
 
@@ -75,3 +76,55 @@ def test_the_larger_beats_the_smaller_and_nan_beats_and_loses_to_all():
     y = np.empty(v.LANES)
     apply_beats(a, b, y)
     assert y.tolist() == [0, 1, 0, 1, 1, 1, 0, 1]
+
+
+@njit
+def apply_rows(algebra, a, b, y):
+    x, z = v.of(algebra, v.load_rows(a, 0)), v.of(algebra, v.load_rows(b, 0))
+    width = v.ROWS * v.LANES
+    v.store(y, 0, x * z)
+    v.store(y, width, x + z)
+    v.store(y, 2 * width, v.multiply_add(x, z, v.zero_rows(algebra)))
+    v.store(y, 3 * width, v.repeat(v.sum_of_rows(x)))
+    v.store(y, 4 * width, v.of(algebra, v.spread_each(b, 0)))
+
+
+@pytest.mark.parametrize(
+    ("algebra", "plus", "times"),
+    [(v.LINEAR, np.add, np.multiply), (v.TROPICAL, np.maximum, np.add)],
+    ids=["linear", "tropical"],
+)
+def test_rows_follow_the_operations_of_their_algebra(algebra, plus, times):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, v.ROWS, v.LANES))
+    y = np.empty((5, v.ROWS, v.LANES))
+    apply_rows(algebra, a.reshape(-1), b.reshape(-1), y.reshape(-1))
+    expected = [
+        times(a, b), plus(a, b), times(a, b), np.broadcast_to(plus.reduce(a), a.shape),
+        np.broadcast_to(b.reshape(-1)[: v.ROWS, None], a.shape),
+    ]  # fmt: skip
+    np.testing.assert_allclose(y, expected, rtol=1e-14)
+
+
+@njit
+def copy_part(x, y, count):
+    v.store_part(y, 0, count, v.load_part(x, 0, count))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", range(1, v.LANES + 1))
+def test_a_part_of_a_vector_leaves_the_rest_of_memory_alone(dtype, count):
+    x, y = np.full(count, 1.5, dtype), np.zeros(v.LANES, dtype)
+    copy_part(x, y, count)
+    assert y.tolist() == [1.5] * count + [0.0] * (v.LANES - count)
+
+
+@njit
+def apply_any(x, bound):
+    return v.any_of(v.load(x, 0) > v.spread(bound))
+
+
+def test_any_of_the_flags():
+    x = np.arange(v.LANES, dtype=float)
+    assert apply_any(x, 6.5)
+    assert not apply_any(x, 7.0)

@@ -1,4 +1,4 @@
-"""The compiled CPU backend: numba kernels in float64, one task a sequence and direction."""
+"""The compiled CPU backend: numba kernels in float64 on tiles of positions; docs/cpu-kernels.md."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu import combine
-from torch_semimarkov.backends.cpu.operands import Arrays, Operands, operands, padded
-from torch_semimarkov.backends.cpu.scan import scan, total_of
+from torch_semimarkov.backends.cpu import partition
+from torch_semimarkov.backends.cpu.messages import kept_size
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.viterbi import decode
+from torch_semimarkov.backends.cpu.vector import LANES
+from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
 from torch_semimarkov.potentials import Potentials
 
 NAME = "cpu"
 COMPOSITE = False
 OPS = ("log_partition", "viterbi")
 SEMIRINGS = ("log", "max")
+# Sequences of a batch share so many partial sums at most, whatever the number of threads.
+GROUPS = 32
 
 
 def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
@@ -38,111 +40,84 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
 def kept_shape(
     potentials: Potentials, keep: bool, checkpoint_interval: int | None
 ) -> tuple[int, ...]:
-    """Alpha, entering and norms of both directions, or nothing."""
+    """The left-to-right messages of each sequence, or nothing."""
     if not keep or checkpoint_interval is not None:
-        return (0,)
-    return (potentials.B, 2, potentials.T * (2 * padded(potentials.C) + 1))
+        return (1, 0)
+    return (potentials.B, kept_size(potentials.T, potentials.C))
 
 
 def forward(
     potentials: Potentials, semiring: str, keep: bool, checkpoint_interval: int | None
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and the messages for the backward."""
-    shape = kept_shape(potentials, keep, checkpoint_interval)
+    kept = torch.empty(kept_shape(potentials, keep, checkpoint_interval), dtype=torch.float64)
     if semiring == "max":
-        return viterbi(potentials)[0], torch.zeros(shape, dtype=torch.float64)
-    x = operands(potentials)
-    value = np.empty(potentials.B)
-    kept = np.zeros(shape)
-
-    def task(i: int) -> None:
-        b, direction = i % potentials.B, i // potentials.B
-        L, _, C, labels = x.sizes(b)
-        room = np.empty(L * (2 * C + 1)) if kept.ndim == 1 else kept[b, direction]
-        alpha, _, norms = messages = _split(room, L, C)
-        _scan(x, b, direction, messages)
-        if direction == 0:
-            value[b] = total_of(alpha[-C:], x.end, labels) + norms[-1]
-
-    directions = 1 if kept.ndim == 1 else 2
-    run(task, directions * potentials.B, directions * _work(potentials))
-    return torch.from_numpy(value), torch.from_numpy(kept)
+        return viterbi(potentials)[0], kept.zero_()
+    value = torch.empty(potentials.B, dtype=torch.float64)
+    _run(partition.forward, potentials, potentials.B, kept.numpy(), value.numpy())
+    return value, kept
 
 
 def backward(
     potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    p, x = potentials, operands(potentials)
-    K, C = p.K, x.C
-    totals, weights, saved = value.numpy(), weight.to(torch.float64).numpy(), kept.numpy()
-    found = np.zeros((3, p.B, p.T, C))
-    counts = np.zeros((p.B, C * C)), np.zeros((p.B, K * C))
-
-    def task(b: int) -> None:
-        if totals[b] == -np.inf:
-            return
-        sizes = L, *_ = x.sizes(b)
-        room = np.empty((2, L * (2 * C + 1))) if saved.ndim == 1 else saved[b]
-        left, right = (_split(part, L, C) for part in room)
-        if saved.ndim == 1:
-            _scan(x, b, 0, left)
-            _scan(x, b, 1, right)
-        shared = left, right, sizes, totals[b], weights[b]
-        starts, ends, labels = (part[b].reshape(-1) for part in found)
-        combine.positions(*shared, starts, ends, labels)
-        combine.transitions(*shared, x.transition, counts[0][b])
-        combine.durations(left, right, x.terms(b), *shared[2:], x.bias, counts[1][b])
-
-    run(task, p.B, 3 * _work(p))
-    return _by_term(p, found, counts)
-
-
-def _by_term(p: Potentials, found: np.ndarray, counts: Arrays) -> dict[str, Tensor]:
-    """Gradients without the padding, summed over the sequences in their order."""
-    starts, ends, labels = torch.from_numpy(found[..., : p.C])
-    C = found.shape[-1]
-    last = p.lengths - 1  # type: ignore[operator]
-    grads = {
-        "scores": labels,
-        "transition": torch.from_numpy(counts[0].sum(0).reshape(C, C)[: p.C, : p.C]),
-        "duration_bias": torch.from_numpy(counts[1].sum(0).reshape(p.K, C)[:, : p.C]),
-        "start": starts[:, 0].sum(0),
-        "end": ends[torch.arange(p.B), last].sum(0),
-        "start_scores": starts,
-        "end_scores": ends,
+    p = potentials
+    groups = min(p.B, GROUPS)
+    if not kept.numel():
+        kept = forward(p, "log", True, None)[1]
+    boundaries = p.start_scores is not None or p.end_scores is not None
+    nothing = p.scores.new_empty(0)
+    grads = [torch.empty_like(p.scores)]
+    grads += [torch.empty_like(p.scores) if boundaries else nothing for _ in range(2)]
+    sums = np.empty((groups, (p.C + p.K + 2) * p.C))
+    weights = weight.to(torch.float64).contiguous().numpy()
+    flat = tuple(grad.numpy().reshape(-1) for grad in grads)
+    _run(partition.backward, p, groups, kept.numpy(), weights, flat, sums)
+    counts = torch.from_numpy(sums.sum(0)).to(p.scores.dtype).reshape(-1, p.C)
+    transition, bias, start, end = counts.split([p.C, p.K, 1, 1])
+    found = {
+        "scores": grads[0],
+        "transition": transition,
+        "duration_bias": bias,
+        "start": start[0],
+        "end": end[0],
+        "start_scores": grads[1],
+        "end_scores": grads[2],
     }
-    return {name: grads[name].to(x.dtype, copy=True).contiguous() for name, x in p.terms()}
+    return {
+        name: found[name].clone() if name[-1] in "ndts" else found[name] for name, _ in p.terms()
+    }
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
-    p, x = potentials, operands(potentials)
-    score, count = np.empty(p.B), np.zeros(p.B, dtype=np.int64)
-    table = np.full((3, p.B, p.T), -1, dtype=np.int64)
-
-    def task(b: int) -> None:
-        shared = x.transition, x.bias, x.start
-        room = x.ring(b)
-        score[b], count[b] = decode(x.terms(b), shared, x.end, x.sizes(b), room, table[:, b])
-
-    run(task, p.B, _work(p))
-    return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+    p = potentials
+    score = torch.empty(p.B, dtype=torch.float64)
+    count = torch.empty(p.B, dtype=torch.int64)
+    table = torch.empty(3, p.B, p.T, dtype=torch.int64)
+    _run(decode, p, p.B, score.numpy(), table.numpy(), count.numpy())
+    return score, table, count
 
 
-def _scan(x: Operands, b: int, direction: int, messages: Arrays) -> None:
-    """The messages of one sequence and direction: 0 from the left, 1 from the right."""
-    terms, shared = x.terms(b), (x.transition, x.bias, x.start)
-    if direction == 1:
-        transition = np.ascontiguousarray(x.transition.reshape(x.C, x.C).T).reshape(-1)
-        terms, shared = x.reversed_terms(b), (transition, x.bias, x.end)
-    scan(terms, shared, x.sizes(b), x.ring(b), messages)
+def _run(kernel, p: Potentials, count: int, *results) -> None:
+    """Run a kernel over ``count`` sequences or groups, divided among the threads."""
+    starts, ends = p.start_scores, p.end_scores
+    if starts is None and ends is not None:
+        starts = torch.zeros_like(p.scores)
+    if ends is None and starts is not None:
+        ends = torch.zeros_like(p.scores)
+    terms = tuple(_flat(x, p.scores) for x in (p.scores, starts, ends))
+    shared = tuple(_flat(x, p.scores) for x in (p.transition, p.duration_bias, p.start, p.end))
+    sizes = p.T, p.K, -(-p.C // LANES) * LANES, p.C
+    lengths = p.lengths.numpy()
+
+    def task(share: np.ndarray) -> None:
+        kernel(terms, shared, sizes, lengths, share, *results)
+
+    run(task, count, p.B * p.T * (p.K + p.C + 20) * p.C)
 
 
-def _split(room: np.ndarray, L: int, C: int) -> Arrays:
-    """Alpha (L * C), entering (L * C) and norms (L) as parts of one array."""
-    return room[: L * C], room[L * C : 2 * L * C], room[2 * L * C : 2 * L * C + L]
-
-
-def _work(p: Potentials) -> int:
-    return p.B * p.T * p.K * p.C
+def _flat(x: Tensor | None, like: Tensor) -> np.ndarray:
+    x = like.new_empty(0) if x is None else x.detach()
+    return x.numpy().reshape(-1)

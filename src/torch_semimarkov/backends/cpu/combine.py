@@ -1,73 +1,155 @@
-"""The combining pass of one sequence: every gradient from the messages of the two scans."""
+"""The combining pass of one tile: what it adds to every gradient, from the messages of both sides.
+
+``work`` belongs to the right-to-left sweep, in whose mirrored order the positions come; ``other`` to
+the left-to-right one, whose rows ``left.py`` has loaded.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-
-from torch_semimarkov.backends.cpu.vector import LANES, compiled, exp, load, spread, store
-
-
-@compiled
-def positions(left, right, sizes, total, weight, starts, ends, labels):
-    """Posterior of starts, ends and labels at every position, times ``weight``.
-
-    ``left`` and ``right`` are (alpha, entering, norms) of the two directions; position p of the
-    sequence is position L-1-p of the right one.
-    """
-    L, _, C, _ = sizes
-    alpha, entering, norms = left
-    V, beta, right_norms = right
-    for v in range(0, C, LANES):
-        inside = spread(0.0)
-        for p in range(L):
-            here, there = p * C + v, (L - 1 - p) * C + v
-            norm = spread((norms[p] - total) + right_norms[L - 1 - p])
-            start = exp(load(entering, here) + load(V, there) + norm) * spread(weight)
-            end = exp(load(alpha, here) + load(beta, there) + norm) * spread(weight)
-            inside = inside + start
-            store(starts, here, start)
-            store(ends, here, end)
-            store(labels, here, inside)
-            inside = inside - end
+from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.elementary import exp
+from torch_semimarkov.backends.cpu.exact import open_segment, reopen
+from torch_semimarkov.backends.cpu.plan import S
+from torch_semimarkov.backends.cpu.tile import convolve
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    LINEAR,
+    ROWS,
+    load,
+    load_rows,
+    multiply_add,
+    repeat,
+    spread,
+    spread_each,
+    store,
+)
 
 
-@compiled
-def transitions(left, right, sizes, total, weight, transition, counts):
-    """Add the expected number of transitions, times ``weight``, to ``counts``."""
-    L, _, C, labels = sizes
-    alpha, _, norms = left
-    V, _, right_norms = right
-    for p in range(1, L):
-        norm = (norms[p - 1] - total) + right_norms[L - 1 - p]
-        for c in range(labels):
-            before = alpha[(p - 1) * C + c] + norm
-            if before == -np.inf:
-                continue
-            for v in range(0, C, LANES):
-                pair = spread(before) + load(transition, c * C + v) + load(V, (L - 1 - p) * C + v)
-                at = c * C + v
-                store(counts, at, load(counts, at) + exp(pair) * spread(weight))
+@part
+def positions(n, weight, exact, work, plan, other, left):
+    """Posterior of starts, ends and labels at the tile's positions, times the weight."""
+    for v in range(0, plan.C, LANES):
+        inside = load(work, plan.inside + v)
+        for j in range(n):
+            here = j * plan.C + v
+            P, Q = load(other, left.left_P + here), load(other, left.left_Q + here)
+            beta, V = load(work, plan.Q + here), load(work, plan.P + here + plan.C)
+            if exact:
+                end, start = exp(P + beta) * spread(weight), exp(Q + V) * spread(weight)
+            else:
+                end, start = P * beta, Q * V
+            inside = inside + end
+            store(work, plan.labels_out + here, inside)
+            store(work, plan.closes_out + here, start)
+            store(work, plan.opens_out + here, end)
+            inside = inside - start
+        store(work, plan.inside + v, inside)
 
 
-@compiled
-def durations(left, right, terms, sizes, total, weight, bias, counts):
-    """Add the expected number of segments of each duration, times ``weight``, to ``counts``."""
-    L, K, C, _ = sizes
-    _, entering, norms = left
-    _, beta, right_norms = right
-    scores, start_scores, end_scores = terms
-    boundaries = len(start_scores) > 0
-    for p in range(L):
-        for v in range(0, C, LANES):
-            score = load(entering, p * C + v) + spread(norms[p] - total)
-            if boundaries:
-                score = score + load(start_scores, p * C + v)
-            for d in range(min(K, L - p)):
-                q = p + d
-                score = score + load(scores, q * C + v)
-                rest = load(beta, (L - 1 - q) * C + v) + spread(right_norms[L - 1 - q])
-                if boundaries:
-                    rest = rest + load(end_scores, q * C + v)
-                at = d * C + v
-                segment = exp(score + load(bias, at) + rest) * spread(weight)
-                store(counts, at, load(counts, at) + segment)
+@part
+def moves(n, work, plan, other, left):
+    """Add the expected transitions into the tile's starts, but for the factor X."""
+    C = plan.C
+    for v in range(C // LANES):
+        for c in range(0, plan.labels, ROWS):
+            at = plan.moves + (v * C + c) * LANES
+            total = load_rows(work, at)
+            for j in range(1, n + 1):
+                V = repeat(load(work, plan.P + j * C + v * LANES))
+                total = multiply_add(spread_each(other, left.left_P + j * C + c), V, total)
+            store(work, at, total)
+
+
+@part
+def durations(n, open_rows, work, plan, other, left):
+    """Add the expected segments that start in the tile by duration, but for the factor D."""
+    C, K = plan.C, plan.K
+    longest = min(K, open_rows + n)
+    for v in range(C // LANES):
+        for j in range(n):
+            here = j * C + v * LANES
+            row = load(other, left.left_Q + here) * load(work, plan.leave + here)
+            store(other, left.sums + j * LANES, row)
+        window = plan.window + (v * plan.rows + K - 1) * LANES
+        for d in range(K - (K - longest) // ROWS * ROWS, 0, -ROWS):
+            total = convolve(
+                LINEAR, n, other, left.sums, work, window + (1 - d) * LANES, LANES
+            )  # fmt: skip
+            at = plan.durations + (v * (K + ROWS) + K - d) * LANES
+            store(work, at, load_rows(work, at) + total)
+
+
+@part
+def exact_moves(n, weight, work, plan, other, left):
+    """Add the expected transitions into the starts of an exact tile."""
+    C = plan.C
+    for v in range(C // LANES):
+        for j in range(1, n + 1):
+            V = load(work, plan.P + j * C + v * LANES)
+            for c in range(plan.labels):
+                table = (v * C + c) * LANES
+                pair = spread(other[left.left_P + j * C + c]) + load(other, left.move + table)
+                total = load(work, plan.exact_moves + table) + exp(pair + V) * spread(weight)
+                store(work, plan.exact_moves + table, total)
+
+
+@part
+def exact_durations(n, weight, work, state, plan, other, left):
+    """Add the expected segments that start in an exact tile by duration."""
+    C, K = plan.C, plan.K
+    reopen(work, state, plan)
+    for j in range(n):
+        for v in range(C // LANES):
+            newest, alive = open_segment(j, v, work, state, plan)
+            here = j * C + v * LANES
+            rest = load(other, left.left_Q + here) + load(work, plan.closes + here)
+            for d in range(1, alive + 1):
+                bias = load(work, plan.bias + (v * plan.depth + d) * LANES)
+                row = load(work, newest - (d - 1) * LANES) + bias + rest
+                at = plan.exact_durations + (v * (K + ROWS) + K - d) * LANES
+                store(work, at, load(work, at) + exp(row) * spread(weight))
+
+
+@part
+def combine(n, weight, first_tile, work, state, plan, other, left):
+    """Everything that a tile adds to the gradient."""
+    exact = state[S.EXACT] == 1
+    positions(n, weight, exact, work, plan, other, left)
+    # the first boundary of the sequence is a start and no transition
+    boundaries = n - 1 if first_tile else n
+    if exact:
+        exact_moves(boundaries, weight, work, plan, other, left)
+        exact_durations(n, weight, work, state, plan, other, left)
+    else:
+        moves(boundaries, work, plan, other, left)
+        durations(n, state[S.OPEN], work, plan, other, left)
+
+
+@part
+def write_sums(sums, labels, work, plan, other, left):
+    """Expected counts of a group: transitions, durations, starts and ends, one after the other."""
+    C, K = plan.C, plan.K
+    for c in range(labels):
+        block, lane = c // LANES, c % LANES
+        for source in range(labels):
+            table = (block * C + source) * LANES + lane
+            count = work[plan.exact_moves + table]
+            if other[left.X + table] > 0.0:
+                count += work[plan.moves + table] * other[left.X + table]
+            sums[source * labels + c] = count
+        for d in range(1, K + 1):
+            at = (block * (K + ROWS) + K - d) * LANES + lane
+            factor = work[plan.D + (block * plan.depth + d) * LANES + lane]
+            count = work[plan.exact_durations + at]
+            if factor > 0.0:
+                count += work[plan.durations + at] * factor
+            sums[(labels + d - 1) * labels + c] = count
+        sums[(labels + K) * labels + c] = work[plan.starts + c]
+        sums[(labels + K + 1) * labels + c] = work[plan.ends + c]
+
+
+@part
+def clear_sums(work, plan):
+    """Start to sum expected counts."""
+    for i in range(plan.moves, plan.size):
+        work[i] = 0.0

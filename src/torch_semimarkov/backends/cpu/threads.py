@@ -1,37 +1,38 @@
-"""Independent tasks on as many threads as torch uses; kernels release the interpreter's lock."""
+"""Work shared among as many threads as torch uses; kernels release the interpreter's lock."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import numpy as np
 import torch
 
+# Cells of the recurrence below which a second thread costs more than it brings.
+_WORTH_THREADS = 500_000
 
-def run(task: Callable[[int], None], count: int, work: int) -> None:
-    """Call ``task(i)`` for each i below ``count``, in threads if the ``work`` is worth it.
+
+def run(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
+    """Call ``task`` with shares of ``range(count)``, in threads if the ``work`` is worth it.
 
     Args:
-        task: writes its own part of the result, so the order of the calls does not matter.
-        count: number of tasks.
-        work: size of all tasks together, in cells of the recurrence.
+        task: writes its own part of the result, so that the shares do not matter.
+        count: number of items.
+        work: size of all items together, in cells of the recurrence.
     """
-    threads = min(torch.get_num_threads(), count)
-    if threads == 1 or work < _WORTH_THREADS:
-        for i in range(count):
-            task(i)
+    threads = min(torch.get_num_threads(), count) if work > _WORTH_THREADS else 1
+    items = np.arange(count)
+    if threads == 1:
+        task(items)
         return
-    _finish(_pool(threads, os.getpid()).map(task, range(count)))
-
-
-_WORTH_THREADS = 200_000
-
-
-def _finish(results: Iterable[None]) -> None:
-    for _ in results:
-        pass
+    others = [
+        _pool(threads, os.getpid()).submit(task, items[i::threads]) for i in range(1, threads)
+    ]
+    task(items[::threads])
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=2)

@@ -1,83 +1,199 @@
-"""A vector of eight float64 lanes for numba: kernels on it read like the formulas they compute.
+"""Vectors of float64 lanes for numba: kernels on them read like the formulas they compute.
 
-The type becomes an LLVM vector, so every instruction set runs it: one register on AVX-512, two on
-AVX2, four on SSE2 or NEON. ``+ - * >`` work lane by lane; there is no reordering and no fast-math,
-so the same call gives the same bits.
+A vector has eight lanes, or ROWS rows of eight. It becomes one LLVM vector, which every instruction
+set runs: a row is one register on AVX-512, two on AVX2, four on SSE2 or NEON. A vector belongs to
+an algebra: in LINEAR, + and * are what they say; in TROPICAL, + is the maximum and * the sum, so
+that one kernel gives a log partition or a best score. Nothing is reordered and there is no
+fast-math, so the same call gives the same bits.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.imputils import lower_constant
+from numba.extending import intrinsic, models, overload, register_model, typeof_impl
 
 LANES = 8
+# Rows of a block: as many as leave registers for the rest, where the machine has 32 or 16.
+ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
 
-_DOUBLE = ir.VectorType(ir.DoubleType(), LANES)
-_BITS = ir.VectorType(ir.IntType(64), LANES)
-_FLAGS = ir.VectorType(ir.IntType(1), LANES)
 _INT = ir.IntType(32)
 
 
-class _Lanes(types.Type):
-    """A numba type that is an LLVM vector."""
+class Algebra:
+    """What + and * of a vector mean; ``LINEAR`` or ``TROPICAL``."""
+
+    def __init__(self, name: str):
+        self.name = name
 
 
-class _DoubleLanes(_Lanes):
-    pass
+LINEAR, TROPICAL = Algebra("linear"), Algebra("tropical")
 
 
-class _MaskLanes(_Lanes):
-    pass
+class _AlgebraType(types.Type):
+    def __init__(self, algebra: str):
+        self.algebra = algebra
+        super().__init__(f"Algebra({algebra})")
 
 
-lanes = _DoubleLanes("float64x8")
-mask = _MaskLanes("bool8")
+class _Vector(types.Type):
+    """A numba type that is an LLVM vector of ``rows`` rows of eight lanes."""
+
+    def __init__(self, rows: int, algebra: str):
+        self.rows, self.algebra = rows, algebra
+        super().__init__(f"Vector({rows}, {algebra})")
+
+    @property
+    def llvm(self) -> Any:
+        return ir.VectorType(ir.DoubleType(), self.rows * LANES)
 
 
-@register_model(_DoubleLanes)
-class _DoubleModel(models.PrimitiveModel):
+class _Mask(types.Type):
+    """Eight booleans."""
+
+
+lanes = _Vector(1, "linear")
+mask = _Mask("bool8")
+_DOUBLE = lanes.llvm
+_BITS = ir.VectorType(ir.IntType(64), LANES)
+_FLAGS = ir.VectorType(ir.IntType(1), LANES)
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
-        super().__init__(manager, kind, _DOUBLE)
+        super().__init__(manager, kind, kind.llvm)
 
 
-@register_model(_MaskLanes)
+@register_model(_Mask)
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
         super().__init__(manager, kind, _FLAGS)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+register_model(_AlgebraType)(models.OpaqueModel)
+
+
+@typeof_impl.register(Algebra)
+def _type_of_algebra(value: Algebra, context: Any) -> _AlgebraType:
+    return _AlgebraType(value.name)
+
+
+@lower_constant(_AlgebraType)
+def _lower_algebra(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    return context.get_dummy_value()
+
+
+# Memory
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, width: int) -> Any:
+    """Address of ``width`` neighbours in a flat array, and their type there."""
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _DOUBLE.as_pointer())
+    vector = ir.VectorType(context.get_data_type(kind.dtype), width)
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer()), vector
+
+
+def _bytes(kind: Any) -> int:
+    return int(kind.dtype.bitwidth // 8)
+
+
+def _loader(rows: int) -> Any:
+    @intrinsic
+    def load(typing: Any, array: Any, index: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = signature.args[0]
+            pointer, vector = _pointer(context, builder, kind, *args, rows * LANES)
+            value = builder.load(pointer, align=_bytes(kind))
+            return value if vector.element == ir.DoubleType() else builder.fpext(value, wide.llvm)
+
+        wide = _Vector(rows, "linear")
+        return wide(array, types.intp), emit
+
+    return load
+
+
+load = _loader(1)
+load.__doc__ = "Eight neighbours of a flat float array, from ``index`` on."
+load_rows = _loader(ROWS)
+load_rows.__doc__ = "ROWS * 8 neighbours of a flat float array, from ``index`` on."
+
+
+def _first(builder: Any, count: Any) -> Any:
+    """Eight flags, true before ``count``."""
+    wide = ir.VectorType(ir.IntType(64), LANES)
+    return builder.icmp_signed(
+        "<", ir.Constant(wide, list(range(LANES))), _spread(builder, count, wide)
+    )
+
+
+def _spread(builder: Any, number: Any, vector: Any) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_INT, 0))
+    zeros = ir.Constant(ir.VectorType(_INT, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, one, zeros)
+
+
+def call_llvm(builder: Any, name: str, result: Any, args: Any) -> Any:
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
 @intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """Eight neighbours of a flat float64 array, from ``index`` on."""
+def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """The first ``count`` of eight neighbours; the other lanes are 0 and not touched in memory."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args)
-        return builder.load(pointer, align=8)
+        kind = signature.args[0]
+        pointer, vector = _pointer(context, builder, kind, args[0], args[1], LANES)
+        name = f"llvm.masked.load.v{LANES}f{kind.dtype.bitwidth}.p0"
+        rest = ir.Constant(vector, [0.0] * LANES)
+        align = ir.Constant(_INT, _bytes(kind))
+        inside = _first(builder, args[2])
+        value = call_llvm(builder, name, vector, [pointer, align, inside, rest])
+        return value if vector.element == ir.DoubleType() else builder.fpext(value, _DOUBLE)
 
-    return lanes(array, types.intp), emit
+    return lanes(array, types.intp, types.intp), emit
 
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write eight lanes to a flat float64 array, from ``index`` on."""
+    """Write a vector to a flat float64 array, from ``index`` on."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args[:2])
+        width = signature.args[2].rows * LANES
+        pointer, _ = _pointer(context, builder, signature.args[0], *args[:2], width)
         builder.store(args[2], pointer, align=8)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, lanes), emit
+    return types.void(array, types.intp, value), emit
+
+
+@intrinsic
+def store_part(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
+    """Write the first ``count`` lanes to a flat float array, in its type."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        pointer, vector = _pointer(context, builder, kind, args[0], args[1], LANES)
+        value = args[3]
+        if vector.element != ir.DoubleType():
+            value = builder.fptrunc(value, vector)
+        name = f"llvm.masked.store.v{LANES}f{kind.dtype.bitwidth}.p0"
+        align = ir.Constant(_INT, _bytes(kind))
+        inside = _first(builder, args[2])
+        call_llvm(builder, name, ir.VoidType(), [value, pointer, align, inside])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), emit
+
+
+# From numbers and between shapes
 
 
 @intrinsic
@@ -85,14 +201,110 @@ def spread(typing: Any, value: Any) -> Any:
     """Eight lanes of the same number."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = builder.insert_element(
-            ir.Constant(_DOUBLE, ir.Undefined), args[0], ir.Constant(_INT, 0)
-        )
-        return builder.shuffle_vector(
-            one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-        )
+        return _spread(builder, args[0], _DOUBLE)
 
     return lanes(types.float64), emit
+
+
+@intrinsic
+def repeat(typing: Any, value: Any) -> Any:
+    """ROWS rows of the same eight lanes."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        index = ir.Constant(ir.VectorType(_INT, ROWS * LANES), list(range(LANES)) * ROWS)
+        return builder.shuffle_vector(args[0], args[0], index)
+
+    return _Vector(ROWS, value.algebra)(value), emit
+
+
+@intrinsic
+def spread_each(typing: Any, array: Any, index: Any) -> Any:
+    """ROWS rows, row r with eight lanes of the number at ``index + r`` of a flat float64 array."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, _ = _pointer(context, builder, signature.args[0], *args, ROWS)
+        numbers = builder.load(pointer, align=8)
+        index = [row for row in range(ROWS) for _ in range(LANES)]
+        kind = ir.VectorType(_INT, ROWS * LANES)
+        return builder.shuffle_vector(numbers, numbers, ir.Constant(kind, index))
+
+    return _Vector(ROWS, "linear")(array, types.intp), emit
+
+
+@intrinsic
+def of(typing: Any, algebra: Any, value: Any) -> Any:
+    """The same lanes as a member of ``algebra``."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[1]
+
+    return _Vector(value.rows, algebra.algebra)(algebra, value), emit
+
+
+@intrinsic
+def zero_rows(typing: Any, algebra: Any) -> Any:
+    """ROWS rows of the algebra's zero."""
+    vector = _Vector(ROWS, algebra.algebra)
+    zero = 0.0 if algebra.algebra == "linear" else float("-inf")
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(vector.llvm, [zero] * (ROWS * LANES))
+
+    return vector(algebra), emit
+
+
+@intrinsic
+def sum_of_rows(typing: Any, value: Any) -> Any:
+    """Sum of the rows in the vector's algebra, in a fixed order."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide, rows = args[0], ROWS
+        while rows > 1:
+            rows //= 2
+            index = ir.VectorType(_INT, rows * LANES)
+            low, high = range(rows * LANES), range(rows * LANES, 2 * rows * LANES)
+            halves = [
+                builder.shuffle_vector(wide, wide, ir.Constant(index, list(half)))
+                for half in (low, high)
+            ]
+            wide = _plus(builder, value.algebra, *halves)
+        return wide
+
+    return _Vector(1, value.algebra)(value), emit
+
+
+# Operators
+
+
+def _plus(builder: Any, algebra: str, a: Any, b: Any) -> Any:
+    if algebra == "linear":
+        return builder.fadd(a, b)
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _times(builder: Any, algebra: str, a: Any, b: Any) -> Any:
+    return builder.fmul(a, b) if algebra == "linear" else builder.fadd(a, b)
+
+
+def _minus(builder: Any, algebra: str, a: Any, b: Any) -> Any:
+    return builder.fsub(a, b)
+
+
+def _quotient(builder: Any, algebra: str, a: Any, b: Any) -> Any:
+    return builder.fdiv(a, b)
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, fused where the algebra is linear and the machine has an instruction."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        algebra, width = a.algebra, a.rows * LANES
+        if algebra == "linear":
+            return call_llvm(builder, f"llvm.fmuladd.v{width}f64", a.llvm, args)
+        return _plus(builder, algebra, _times(builder, algebra, *args[:2]), args[2])
+
+    return a(a, b, c), emit
 
 
 @intrinsic
@@ -106,19 +318,6 @@ def where(typing: Any, condition: Any, yes: Any, no: Any) -> Any:
 
 
 @intrinsic
-def _two_to_the(typing: Any, shifted: Any) -> Any:
-    """2 ** n from ``n + _MAGIC``, whose low bits are the integer n."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _BITS)
-        bias = ir.Constant(_BITS, [1023] * LANES)
-        shift = ir.Constant(_BITS, [52] * LANES)
-        return builder.bitcast(builder.shl(builder.add(bits, bias), shift), _DOUBLE)
-
-    return lanes(lanes), emit
-
-
-@intrinsic
 def beats(typing: Any, a: Any, b: Any) -> Any:
     """Lane by lane whether a > b, and true where either is NaN, so that NaN is never lost."""
 
@@ -128,37 +327,46 @@ def beats(typing: Any, a: Any, b: Any) -> Any:
     return mask(lanes, lanes), emit
 
 
-def _operator(name: str, result: Any) -> Any:
+@intrinsic
+def any_of(typing: Any, condition: Any) -> Any:
+    """True if one of eight flags is."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(mask), emit
+
+
+def _operator(combine: Any, compares: bool = False) -> Any:
     @intrinsic
     def apply(typing: Any, a: Any, b: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            if name in (">", "<"):
-                return builder.fcmp_ordered(name, *args)
-            return getattr(builder, name)(*args)
+            return combine(builder, a.algebra, *args)
 
-        return result(lanes, lanes), emit
+        return (mask if compares else a)(a, b), emit
 
     return apply
+
+
+def _ordered(symbol: str) -> Any:
+    return lambda builder, algebra, a, b: builder.fcmp_ordered(symbol, a, b)
 
 
 def _overload(symbol: Any, function: Any) -> None:
     @overload(symbol)
     def implementation(a, b):  # numba compares these names with the lambda's
-        if a == lanes and b == lanes:
+        if isinstance(a, _Vector) and a == b:
             return lambda a, b: function(a, b)
         return None
 
 
-_overload(operator.add, _operator("fadd", lanes))
-_overload(operator.sub, _operator("fsub", lanes))
-_overload(operator.mul, _operator("fmul", lanes))
-_overload(operator.gt, _operator(">", mask))
-_overload(operator.lt, _operator("<", mask))
-
-
-def _call(builder: Any, name: str, args: Any) -> Any:
-    kind = ir.FunctionType(_DOUBLE, [_DOUBLE] * len(args))
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+_overload(operator.add, _operator(_plus))
+_overload(operator.mul, _operator(_times))
+_overload(operator.sub, _operator(_minus))
+_overload(operator.truediv, _operator(_quotient))
+_overload(operator.gt, _operator(_ordered(">"), compares=True))
+_overload(operator.lt, _operator(_ordered("<"), compares=True))
 
 
 @intrinsic
@@ -166,62 +374,6 @@ def log(typing: Any, x: Any) -> Any:
     """Lane by lane the natural logarithm; of 0 it is -inf."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.log.v{LANES}f64", args)
+        return call_llvm(builder, f"llvm.log.v{LANES}f64", _DOUBLE, args)
 
     return lanes(lanes), emit
-
-
-@intrinsic
-def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c``, fused where the machine has an instruction for it."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.fmuladd.v{LANES}f64", args)
-
-    return lanes(lanes, lanes, lanes), emit
-
-
-def compiled(function: Any) -> Any:
-    """Compile at the first call, and keep the code on disk where there is a place to write to."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it may write its cache to
-        return njit(**options)(function)
-
-
-@njit(inline="always")
-def larger(a, b):
-    """Lane by lane the larger of two vectors; the first where they are equal."""
-    return where(b > a, b, a)
-
-
-# exp(x) = 2 ** n * exp(r) with |r| <= log(2) / 2, and exp(r) by its Taylor sum.
-_MAGIC = 1.5 * 2.0**52
-_PER_LOG2 = 1.4426950408889634
-_LOG2_HIGH, _LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10
-_SMALLEST = -708.0
-_C = tuple(1.0 / math.factorial(n) for n in range(13))
-
-
-@njit(inline="always")
-def exp(x):
-    """Lane by lane the exponential of x <= 700; below -708 it is 0."""
-    shifted = multiply_add(x, spread(_PER_LOG2), spread(_MAGIC))
-    n = shifted - spread(_MAGIC)
-    r = multiply_add(n, spread(-_LOG2_HIGH), x)
-    r = multiply_add(n, spread(-_LOG2_LOW), r)
-    p = spread(_C[12])
-    p = multiply_add(p, r, spread(_C[11]))
-    p = multiply_add(p, r, spread(_C[10]))
-    p = multiply_add(p, r, spread(_C[9]))
-    p = multiply_add(p, r, spread(_C[8]))
-    p = multiply_add(p, r, spread(_C[7]))
-    p = multiply_add(p, r, spread(_C[6]))
-    p = multiply_add(p, r, spread(_C[5]))
-    p = multiply_add(p, r, spread(_C[4]))
-    p = multiply_add(p, r, spread(_C[3]))
-    p = multiply_add(p, r, spread(_C[2]))
-    p = multiply_add(p, r, spread(_C[1]))
-    p = multiply_add(p, r, spread(_C[0]))
-    return where(x < spread(_SMALLEST), spread(0.0), p * _two_to_the(shifted))

@@ -1,0 +1,83 @@
+"""Functions on eight lanes: the exponential, the larger and the smaller of two, guards."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from torch_semimarkov.backends.cpu.vector import LANES, call_llvm, lanes
+
+_VECTOR = lanes.llvm
+_BITS = ir.VectorType(ir.IntType(64), LANES)
+# exp(x) = 2 ** n * exp(r) with |r| <= log(2) / 2, and exp(r) by its Taylor sum. Adding _MAGIC leaves
+# the integer n in the low bits of a float64.
+_MAGIC = 1.5 * 2.0**52
+_PER_LOG2 = 1.4426950408889634
+_LOG2_HIGH, _LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10
+_TAYLOR = [1.0 / math.factorial(n) for n in range(13)]
+_SMALLEST, _LARGEST = -708.0, 700.0
+
+
+def _same(number: float) -> Any:
+    return ir.Constant(_VECTOR, [number] * LANES)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return call_llvm(builder, f"llvm.fmuladd.v{LANES}f64", _VECTOR, [a, b, c])
+
+
+def _lane_by_lane(emit: Any, name: str, doc: str) -> Any:
+    """An intrinsic of vectors from what it emits."""
+    count = emit.__code__.co_argcount - 1
+
+    if count == 1:
+
+        def function(typing: Any, x: Any) -> Any:
+            return lanes(lanes), lambda context, builder, signature, args: emit(builder, *args)
+    else:
+
+        def function(typing: Any, a: Any, b: Any) -> Any:
+            return lanes(lanes, lanes), lambda context, builder, signature, args: emit(
+                builder, *args
+            )
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+def _exp(builder: Any, x: Any) -> Any:
+    x = builder.select(builder.fcmp_ordered(">", x, _same(_LARGEST)), _same(_LARGEST), x)
+    shifted = _multiply_add(builder, x, _same(_PER_LOG2), _same(_MAGIC))
+    n = builder.fsub(shifted, _same(_MAGIC))
+    r = _multiply_add(builder, n, _same(-_LOG2_HIGH), x)
+    r = _multiply_add(builder, n, _same(-_LOG2_LOW), r)
+    p = _same(_TAYLOR[-1])
+    for coefficient in _TAYLOR[-2::-1]:
+        p = _multiply_add(builder, p, r, _same(coefficient))
+    biased = builder.add(builder.bitcast(shifted, _BITS), ir.Constant(_BITS, [1023] * LANES))
+    power = builder.bitcast(builder.shl(biased, ir.Constant(_BITS, [52] * LANES)), _VECTOR)
+    faint = builder.fcmp_ordered("<", x, _same(_SMALLEST))
+    return builder.select(faint, _same(0.0), builder.fmul(p, power))
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+
+def _smaller(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", b, a), b, a)
+
+
+def _finite_or_zero(builder: Any, x: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", x, _same(-math.inf)), x, _same(0.0))
+
+
+exp = _lane_by_lane(_exp, "exp", "The exponential, of 700 at most; below -708 it is 0.")
+larger = _lane_by_lane(_larger, "larger", "The larger of two; the first if equal or NaN.")
+smaller = _lane_by_lane(_smaller, "smaller", "The smaller of two; the first if equal or NaN.")
+finite_or_zero = _lane_by_lane(
+    _finite_or_zero, "finite_or_zero", "x, or 0 where it is -inf or NaN."
+)

@@ -1,0 +1,197 @@
+"""The messages of one direction, tile by tile: linear where that is proven, else exact.
+
+From left to right or, with the positions mirrored and the transition transposed, from right to left.
+The messages of a tile are relative to a number of powers of two (an integer, so that sums of scales
+are exact at any length) and, inside the tile, to gamma a position.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, smaller
+from torch_semimarkov.backends.cpu.exact import log_total, reopen, solve_exactly
+from torch_semimarkov.backends.cpu.plan import TILE, S, fill
+from torch_semimarkov.backends.cpu.tile import (
+    LOG2,
+    fill_factors,
+    growth_of,
+    harmless,
+    history,
+    solve,
+)
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    LINEAR,
+    any_of,
+    load,
+    log,
+    spread,
+    store,
+    where,
+)
+
+# Below this a log has no place in the linear domain; above that it is no number there.
+FAINT, HUGE = -184.0, 600.0
+
+
+@part
+def begin(work, state, plan):
+    """Start a sequence: nothing is open, and the first labels are entered."""
+    for i in range(S.LINEAR):
+        state[i] = 0
+    fill(work, plan.window, plan.logs, 0.0)
+    top = largest(plan.first, work, plan)
+    if np.isfinite(top):
+        state[S.EXPONENT] = math.floor(top / LOG2)
+    store_entry(plan.first, state[S.EXPONENT], work, state, plan)
+
+
+@part
+def largest(row, work, plan):
+    """The largest of a row of labels."""
+    top = -np.inf
+    for c in range(plan.labels):
+        top = max(top, work[row + c])
+    return top
+
+
+@part
+def store_entry(logs, exponent, work, state, plan):
+    """A row of logs less some powers of two as the entry of a tile, and as Q[0] if it fits."""
+    state[S.ROUGH], state[S.AFTER_EXACT] = 0, 1
+    for v in range(0, plan.C, LANES):
+        row = load(work, logs + v) - spread(exponent * LOG2)
+        store(work, plan.entry + v, row)
+        store(work, plan.Q + v, exp(row))
+        if any_of(finite_or_zero(row) < spread(FAINT)):
+            state[S.ROUGH] = 1
+
+
+@part
+def take(n, mirrored, work, state, plan):
+    """Messages of the next tile, whose n positions are loaded."""
+    growth = growth_of(n, mirrored, work, plan)
+    fine = state[S.LINEAR] == 1 and state[S.ROUGH] == 0
+    if fine:
+        fine = fill_factors(n, growth * LOG2 / n, work, plan)
+    if fine:
+        window = plan.window + (plan.K - 1) * LANES
+        history(LINEAR, n, state[S.OPEN], window, plan.rows, work, plan)
+        solve(LINEAR, n, window, plan.rows, work, plan)
+        _measure_drift(work, state, plan)
+        fine = harmless(n, work, state, plan)
+    state[S.EXACT], state[S.GROWTH] = 0, growth
+    if not fine:
+        take_exactly(n, work, state, plan)
+
+
+@part
+def take_exactly(n, work, state, plan):
+    """The same in logs."""
+    state[S.EXACT], state[S.GROWTH] = 1, 0
+    for v in range(0, plan.C, LANES):
+        entry = load(work, plan.entry + v)
+        row = entry if state[S.AFTER_EXACT] else log(load(work, plan.Q + v))
+        store(work, plan.Q + v, row)
+    reopen(work, state, plan)
+    solve_exactly(n, work, state, plan)
+
+
+@part
+def _measure_drift(work, state, plan):
+    """Lowest and highest log scale of the tiles of the window, relative to the present one."""
+    for v in range(0, plan.C, LANES):
+        scale, low, high = spread(0.0), spread(0.0), spread(0.0)
+        left = state[S.OPEN]
+        for back in range(1, plan.slots):
+            if left <= 0:
+                break
+            slot = (state[S.TILES] - back) % plan.slots
+            scale = scale + load(work, plan.jumps + slot * plan.C + v)
+            low, high = smaller(low, scale), larger(high, scale)
+            if state[S.RING + 3 * slot + 2]:
+                low = spread(-np.inf)
+            left -= state[S.RING + 3 * slot]
+        store(work, plan.drift + v, low)
+        store(work, plan.drift + plan.C + v, high)
+
+
+@part
+def advance(n, work, state, plan):
+    """Close the tile: choose the next scale, and move the window on to it."""
+    C, exact = plan.C, state[S.EXACT]
+    top = largest(plan.P + n * C, work, plan)
+    more = 0
+    if exact and np.isfinite(top):
+        more = math.floor(top / LOG2)
+    elif not exact and top > 0.0 and np.isfinite(top):
+        more = math.frexp(top)[1] - 1
+    slot = state[S.TILES] % plan.slots
+    ring = S.RING + 3 * slot
+    state[ring], state[ring + 1], state[ring + 2] = n, exact, 0
+    for v in range(C // LANES):
+        jump = load(work, plan.jump + v * LANES)
+        if exact:
+            jump = spread(0.0)
+            for j in range(n):
+                jump = jump + load(work, plan.scores + j * C + v * LANES)
+        jump = jump - spread(more * LOG2)
+        store(work, plan.jumps + slot * C + v * LANES, jump)
+        raw = plan.raw + (slot * C + v * LANES) * TILE
+        if exact:
+            _shift_logs(v, n, raw, jump, more, ring, work, state, plan)
+        else:
+            _shift(v, n, raw, jump, work, state, plan)
+    state[S.OPEN] = min(plan.K - 1, state[S.OPEN] + n)
+    state[S.TILES] += 1
+    state[S.EXPONENT] += state[S.GROWTH] + more
+    if exact:
+        store_entry(plan.Q + n * C, more, work, state, plan)
+        return
+    state[S.ROUGH], state[S.AFTER_EXACT] = 0, 0
+    for v in range(0, C, LANES):
+        row = load(work, plan.Q + n * C + v)
+        store(work, plan.Q + v, row * spread(math.ldexp(1.0, -more)))
+
+
+@part
+def _shift(v, n, raw, jump, work, state, plan):
+    """Keep block v of the tile's E in the ring, and move the window by n rows to the next scale."""
+    base, at = plan.window + v * plan.rows * LANES, plan.K - 1
+    for j in range(n):
+        store(work, raw + j * LANES, load(work, base + (at + j) * LANES))
+    ratio = exp(jump)
+    for r in range(max(0, at - state[S.OPEN] - n), at):
+        store(work, base + r * LANES, load(work, base + (r + n) * LANES) * ratio)
+
+
+@part
+def _shift_logs(v, n, raw, jump, more, ring, work, state, plan):
+    """The same after an exact tile, whose new rows are logs; notes if one of them vanishes."""
+    base, at = plan.window + v * plan.rows * LANES, plan.K - 1
+    ratio = exp(jump)
+    for r in range(max(0, at - state[S.OPEN] - n), max(0, at - n)):
+        store(work, base + r * LANES, load(work, base + (r + n) * LANES) * ratio)
+    for j in range(n):
+        row = load(work, plan.logs + (v * plan.rows + at + j) * LANES) - spread(more * LOG2)
+        store(work, raw + j * LANES, row)
+        if any_of(finite_or_zero(row) < spread(FAINT)):
+            state[ring + 2] = 1
+        if at + j >= n:
+            e = where(row > spread(HUGE), spread(np.inf), exp(row))
+            store(work, base + (at + j - n) * LANES, e)
+
+
+@part
+def log_partition_of(n, work, state, plan):
+    """After the last tile, the log partition as a number of powers of two and the rest."""
+    if not state[S.EXACT]:
+        for v in range(0, plan.C, LANES):
+            row = plan.P + n * plan.C + v
+            store(work, row, log(load(work, row)))
+    rest = log_total(plan.P + n * plan.C, work, plan)
+    return state[S.EXPONENT] + state[S.GROWTH], rest

@@ -1,0 +1,223 @@
+"""One tile of positions in the linear domain, or its image in the max semiring.
+
+With S the prefix sums of the scores inside the tile, all relative to a scale of the tile::
+
+    Q[j] = P[j] @ X                  all ways to enter a segment after j positions of the tile
+    E[j] = Q[j] * enter[j]           enter[j] = exp(opens[j] - S[j])
+    w[j] = sum over d of E[j+1-d] * D[d]
+    P[j+1] = w[j] * leave[j]         leave[j] = exp(closes[j] + S[j+1])
+
+From left to right ``opens`` are the start scores and ``closes`` the end scores; from right to left
+the positions are mirrored and the two change places. The terms of w from earlier tiles, its history,
+are summed for the whole tile at once; the rest follows position by position.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, smaller
+from torch_semimarkov.backends.cpu.plan import TILE, S
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    ROWS,
+    any_of,
+    beats,
+    load,
+    load_part,
+    load_rows,
+    multiply_add,
+    of,
+    repeat,
+    spread,
+    spread_each,
+    store,
+    sum_of_rows,
+    where,
+    zero_rows,
+)
+
+LOG2 = math.log(2.0)
+# Bounds inside which a product of four numbers neither overflows nor underflows.
+EXPONENT = 150.0
+ENTER_LOW, ENTER_HIGH = 1e-80, 1e80
+SUM_LOW, SUM_HIGH = 1e-100, 1e100
+DRIFT = 200.0
+SUM_ROWS = TILE + ROWS
+
+
+@part
+def load_tile(terms, at, step, n, work, plan):
+    """The terms of n positions, from ``at`` on in steps of ``step``, as float64 rows."""
+    scores, opens, closes = terms
+    for j in range(n):
+        for v in range(0, plan.C, LANES):
+            here, there, count = j * plan.C + v, at + j * step + v, plan.labels - v
+            if count >= LANES:
+                store(work, plan.scores + here, load(scores, there))
+                if plan.boundaries:
+                    store(work, plan.opens + here, load(opens, there))
+                    store(work, plan.closes + here, load(closes, there))
+            else:
+                store(work, plan.scores + here, load_part(scores, there, count))
+                if plan.boundaries:
+                    store(work, plan.opens + here, load_part(opens, there, count))
+                    store(work, plan.closes + here, load_part(closes, there, count))
+
+
+@part
+def growth_of(n, mirrored, work, plan):
+    """Whole powers of two by which the best label grows in the tile; the same from both sides."""
+    peak = spread(-np.inf)
+    for v in range(0, plan.C, LANES):
+        total = spread(0.0)
+        for r in range(n):
+            j = n - 1 - r if mirrored else r
+            total = total + load(work, plan.scores + j * plan.C + v)
+        real = load(work, plan.real + v) > spread(0.0)
+        peak = larger(peak, where(real, total, spread(-np.inf)))
+    store(work, plan.jump, peak)
+    top = -np.inf
+    for i in range(LANES):
+        top = max(top, work[plan.jump + i])
+    return int(np.floor(top / LOG2)) if np.isfinite(top) else 0
+
+
+@part
+def fill_factors(n, gamma, work, plan):
+    """enter, leave, and as ``jump`` the sum of the scores, less gamma a position.
+
+    Returns False if an exponent is out of bounds.
+    """
+    C, fine = plan.C, True
+    for v in range(0, C, LANES):
+        less = spread(gamma) * load(work, plan.real + v)
+        lift = load(work, plan.lift + v)
+        total, inverse = spread(0.0), spread(1.0)
+        low, high = spread(0.0), spread(0.0)
+        for j in range(n):
+            here = j * C + v
+            before = total
+            total = total + load(work, plan.scores + here) - less
+            if plan.boundaries:
+                x = load(work, plan.opens + here) - before
+                y = load(work, plan.closes + here) + total
+                low = smaller(low, smaller(finite_or_zero(x), finite_or_zero(y)))
+                high = larger(high, larger(x, y))
+                store(work, plan.enter + here, exp(x))
+                store(work, plan.leave + here, exp(y) * lift)
+            else:
+                low, high = smaller(low, total), larger(high, total)
+                store(work, plan.enter + here, inverse)
+                power = exp(total)
+                store(work, plan.leave + here, power * lift)
+                inverse = spread(1.0) / power
+        store(work, plan.jump + v, total)
+        if any_of(low < spread(-EXPONENT)) or any_of(high > spread(EXPONENT)):
+            fine = False
+    return fine
+
+
+@part
+def convolve(algebra, count, x_array, x, y_array, y, y_step):
+    """ROWS rows of the sum over j of x_array[x + 8 j] * y_array[y + j y_step + row]."""
+    total = zero_rows(algebra)
+    for j in range(count):
+        factor = repeat(of(algebra, load(x_array, x + j * LANES)))
+        total = multiply_add(factor, of(algebra, load_rows(y_array, y + j * y_step)), total)
+    return total
+
+
+@part
+def history(algebra, n, open_rows, window, rows, work, plan):
+    """Write to ``sums`` what segments that are open at the start of the tile give its positions.
+
+    E of the positions before the tile lies in the ``open_rows`` rows before ``window``, a row of a
+    block of ``rows``.
+    """
+    for v in range(plan.C // LANES):
+        for i in range(0, n, ROWS):
+            count = min(open_rows, plan.K - 1 - i)
+            total = convolve(
+                algebra, count, work, window + (v * rows - count) * LANES,
+                work, plan.D + (v * plan.depth + i + 1 + count) * LANES, -LANES,
+            )  # fmt: skip
+            store(work, plan.sums + (v * SUM_ROWS + i) * LANES, total)
+
+
+@part
+def product(algebra, P, X, v, work, plan):
+    """Block v of the row at P times the matrix at X."""
+    total = zero_rows(algebra)
+    for c in range(0, plan.labels, ROWS):
+        factor = of(algebra, spread_each(work, P + c))
+        row = of(algebra, load_rows(work, X + (v * plan.C + c) * LANES))
+        total = multiply_add(factor, row, total)
+    return sum_of_rows(total)
+
+
+@part
+def solve(algebra, n, window, rows, work, plan):
+    """The positions of the tile one after the other; Q[0] is given, P[1..n], Q[1..n] are found."""
+    C, K = plan.C, plan.K
+    for j in range(n):
+        for v in range(C // LANES):
+            here = j * C + v * LANES
+            e = of(algebra, load(work, plan.Q + here)) * of(algebra, load(work, plan.enter + here))
+            store(work, window + (v * rows + j) * LANES, e)
+            to = plan.sums + (v * SUM_ROWS + j) * LANES
+            D = plan.D + (v * plan.depth + 1) * LANES
+            w = multiply_add(e, of(algebra, load(work, D)), of(algebra, load(work, to)))
+            store(work, to, w)
+            store(work, plan.P + here + C, w * of(algebra, load(work, plan.leave + here)))
+            factor = repeat(e)
+            for i in range(1, min(K, n - j), ROWS):
+                more = of(algebra, load_rows(work, D + i * LANES))
+                old = of(algebra, load_rows(work, to + i * LANES))
+                store(work, to + i * LANES, multiply_add(factor, more, old))
+        row = (j + 1) * C
+        for v in range(C // LANES):
+            found = product(algebra, plan.P + row, plan.X, v, work, plan)
+            store(work, plan.Q + row + v * LANES, found)
+
+
+@part
+def harmless(n, work, state, plan):
+    """True if nothing that the tile flushed or overflowed could matter.
+
+    Every E and every sum lies inside bounds or is 0 because it is forbidden. A sum may be 0 only
+    where no element of its window can have been flushed: ``drift`` holds, for each label, the
+    lowest and the highest log scale of the open rows, relative to the tile's.
+    """
+    strict = state[S.STRICT]
+    for v in range(plan.C // LANES):
+        real = load(work, plan.real + v * LANES)
+        padding = spread(1.0) - real
+        lowest = load(work, plan.drift + v * LANES)
+        highest = load(work, plan.drift + plan.C + v * LANES)
+        narrow = where(highest - lowest < spread(DRIFT), spread(1.0), padding)
+        may_vanish = padding if strict else narrow
+        enters = padding if strict else spread(1.0)
+        low, high = spread(1.0), spread(1.0)
+        low_enter, high_enter = spread(1.0), spread(1.0)
+        for j in range(n):
+            w = load(work, plan.sums + (v * SUM_ROWS + j) * LANES)
+            low = smaller(low, where(w > spread(0.0), w, may_vanish))
+            high = larger(high, w)
+            e = load(work, plan.window + (v * plan.rows + plan.K - 1 + j) * LANES)
+            low_enter = smaller(low_enter, where(e > spread(0.0), e, enters))
+            high_enter = larger(high_enter, e)
+        last = load(work, plan.P + n * plan.C + v * LANES)
+        if (
+            any_of(highest * real > spread(DRIFT))
+            or any_of(low < spread(SUM_LOW))
+            or any_of(beats(high, spread(SUM_HIGH)))
+            or any_of(low_enter < spread(ENTER_LOW))
+            or any_of(beats(high_enter, spread(ENTER_HIGH)))
+            or any_of(beats(last, spread(1e300)))
+        ):
+            return False
+    return True
