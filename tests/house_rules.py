@@ -55,7 +55,10 @@ LITERALS_ALLOWED = {
     "nn/head.py": {8e9: "edge_memory_threshold, in bytes"},
 }
 
-KERNEL_DECORATORS = frozenset({"jit", "njit", "vectorize", "guvectorize"})
+# The last three are those of backends/cpu/compile.py.
+KERNEL_DECORATORS = frozenset(
+    {"jit", "njit", "vectorize", "guvectorize", "compiled", "part", "inlined"}
+)
 # The schema of a registered op takes flat tensors, as a kernel does.
 FLAT_DECORATORS = KERNEL_DECORATORS | {"custom_op", "triton_op"}
 CODE_FROM_FILES = frozenset({"pickle", "cloudpickle", "dill", "shelve", "marshal"})

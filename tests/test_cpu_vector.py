@@ -78,15 +78,18 @@ def test_the_larger_beats_the_smaller_and_nan_beats_and_loses_to_all():
     assert y.tolist() == [0, 1, 0, 1, 1, 1, 0, 1]
 
 
-@njit
-def apply_rows(algebra, a, b, y):
-    x, z = v.of(algebra, v.load_rows(a, 0)), v.of(algebra, v.load_rows(b, 0))
-    width = v.ROWS * v.LANES
-    v.store(y, 0, x * z)
-    v.store(y, width, x + z)
-    v.store(y, 2 * width, v.multiply_add(x, z, v.zero_rows(algebra)))
-    v.store(y, 3 * width, v.repeat(v.sum_of_rows(x)))
-    v.store(y, 4 * width, v.of(algebra, v.spread_each(b, 0)))
+def rows_in(algebra):
+    @njit
+    def apply(a, b, y):
+        x, z = v.of(algebra, v.load_rows(a, 0)), v.of(algebra, v.load_rows(b, 0))
+        width = v.ROWS * v.LANES
+        v.store(y, 0, x * z)
+        v.store(y, width, x + z)
+        v.store(y, 2 * width, v.multiply_add(x, z, v.zero_rows(algebra)))
+        v.store(y, 3 * width, v.repeat(v.sum_of_rows(x)))
+        v.store(y, 4 * width, v.of(algebra, v.spread_each(b, 0)))
+
+    return apply
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_rows_follow_the_operations_of_their_algebra(algebra, plus, times):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, v.ROWS, v.LANES))
     y = np.empty((5, v.ROWS, v.LANES))
-    apply_rows(algebra, a.reshape(-1), b.reshape(-1), y.reshape(-1))
+    rows_in(algebra)(a.reshape(-1), b.reshape(-1), y.reshape(-1))
     expected = [
         times(a, b), plus(a, b), times(a, b), np.broadcast_to(plus.reduce(a), a.shape),
         np.broadcast_to(b.reshape(-1)[: v.ROWS, None], a.shape),

@@ -75,7 +75,7 @@ def backward(
     flat = tuple(grad.numpy().reshape(-1) for grad in grads)
     _run(partition.backward, p, groups, kept.numpy(), weights, flat, sums)
     counts = torch.from_numpy(sums.sum(0)).to(p.scores.dtype).reshape(-1, p.C)
-    transition, bias, start, end = counts.split([p.C, p.K, 1, 1])
+    transition, bias, start, end = (x.clone() for x in counts.split([p.C, p.K, 1, 1]))
     found = {
         "scores": grads[0],
         "transition": transition,

@@ -1,7 +1,7 @@
 """The combining pass of one tile: what it adds to every gradient, from the messages of both sides.
 
-``work`` belongs to the right-to-left sweep, in whose mirrored order the positions come; ``other`` to
-the left-to-right one, whose rows ``left.py`` has loaded.
+``work`` belongs to the right-to-left sweep, in whose mirrored order the positions come; ``other``
+to the left-to-right one, whose rows ``left.py`` has loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def positions(n, weight, exact, work, plan, other, left):
         inside = load(work, plan.inside + v)
         for j in range(n):
             here = j * plan.C + v
-            P, Q = load(other, left.left_P + here), load(other, left.left_Q + here)
+            P, Q = load(other, left.left_p + here), load(other, left.left_q + here)
             beta, V = load(work, plan.Q + here), load(work, plan.P + here + plan.C)
             if exact:
                 end, start = exp(P + beta) * spread(weight), exp(Q + V) * spread(weight)
@@ -56,7 +56,7 @@ def moves(n, work, plan, other, left):
             total = load_rows(work, at)
             for j in range(1, n + 1):
                 V = repeat(load(work, plan.P + j * C + v * LANES))
-                total = multiply_add(spread_each(other, left.left_P + j * C + c), V, total)
+                total = multiply_add(spread_each(other, left.left_p + j * C + c), V, total)
             store(work, at, total)
 
 
@@ -68,7 +68,7 @@ def durations(n, open_rows, work, plan, other, left):
     for v in range(C // LANES):
         for j in range(n):
             here = j * C + v * LANES
-            row = load(other, left.left_Q + here) * load(work, plan.leave + here)
+            row = load(other, left.left_q + here) * load(work, plan.leave + here)
             store(other, left.sums + j * LANES, row)
         window = plan.window + (v * plan.rows + K - 1) * LANES
         for d in range(K - (K - longest) // ROWS * ROWS, 0, -ROWS):
@@ -88,7 +88,7 @@ def exact_moves(n, weight, work, plan, other, left):
             V = load(work, plan.P + j * C + v * LANES)
             for c in range(plan.labels):
                 table = (v * C + c) * LANES
-                pair = spread(other[left.left_P + j * C + c]) + load(other, left.move + table)
+                pair = spread(other[left.left_p + j * C + c]) + load(other, left.move + table)
                 total = load(work, plan.exact_moves + table) + exp(pair + V) * spread(weight)
                 store(work, plan.exact_moves + table, total)
 
@@ -102,7 +102,7 @@ def exact_durations(n, weight, work, state, plan, other, left):
         for v in range(C // LANES):
             newest, alive = open_segment(j, v, work, state, plan)
             here = j * C + v * LANES
-            rest = load(other, left.left_Q + here) + load(work, plan.closes + here)
+            rest = load(other, left.left_q + here) + load(work, plan.closes + here)
             for d in range(1, alive + 1):
                 bias = load(work, plan.bias + (v * plan.depth + d) * LANES)
                 row = load(work, newest - (d - 1) * LANES) + bias + rest

@@ -18,7 +18,7 @@ def compiled(function: Any) -> Any:
 
 
 def part(function: Any) -> Any:
-    """A part of kernels, which only kernels can call: that saves compiling its entry from Python."""
+    """A part of kernels, which only kernels call: that saves compiling its entry from Python."""
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 

@@ -12,8 +12,8 @@ from torch_semimarkov.backends.cpu.vector import LANES, call_llvm, lanes
 
 _VECTOR = lanes.llvm
 _BITS = ir.VectorType(ir.IntType(64), LANES)
-# exp(x) = 2 ** n * exp(r) with |r| <= log(2) / 2, and exp(r) by its Taylor sum. Adding _MAGIC leaves
-# the integer n in the low bits of a float64.
+# exp(x) = 2 ** n * exp(r) with |r| <= log(2) / 2, and exp(r) by its Taylor sum. Adding _MAGIC
+# leaves the integer n in the low bits of a float64.
 _MAGIC = 1.5 * 2.0**52
 _PER_LOG2 = 1.4426950408889634
 _LOG2_HIGH, _LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10

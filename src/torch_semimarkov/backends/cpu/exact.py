@@ -1,8 +1,8 @@
 """One tile of positions in the log domain, exact whatever the scores: labels in the lanes.
 
-Where the linear domain cannot prove its result, its tile is done again by this recurrence. Each open
-segment is a row of its log score so far; a position adds its scores to all rows and sums them, with
-their duration bias, into P. Nothing is subtracted, so that -inf needs no guard but one.
+Where the linear domain cannot prove its result, its tile is done again by this recurrence. Each
+open segment is a row of its log score so far; a position adds its scores to all rows and sums them,
+with their duration bias, into P. Nothing is subtracted, so that -inf needs no guard but one.
 """
 
 from __future__ import annotations
@@ -95,10 +95,8 @@ def reopen(work, state, plan):
             for _ in range(count):
                 raw -= LANES
                 value = load(work, raw)
-                if state[ring + 1]:
-                    value = value + scale
-                else:
-                    value = log(value) + (scale + jump)
+                exact = state[ring + 1]
+                value = value + scale if exact else log(value) + (scale + jump)
                 store(work, row, value)
                 row -= LANES
             left -= count

@@ -14,7 +14,7 @@ from torch_semimarkov.backends.cpu.vector import LANES, beats, load, spread, sto
 
 @part
 def best_of_sources(P, v, work, plan):
-    """Block v of the best P[source] + transition[source, :], and the lowest source that gives it."""
+    """Block v of the best P[source] + transition[source, :], and the lowest such source."""
     top, chosen = spread(-np.inf), spread(0.0)
     for c in range(plan.labels):
         value = spread(work[P + c]) + load(work, plan.move + (v * plan.C + c) * LANES)

@@ -1,7 +1,7 @@
 """The left-to-right messages of a tile, as the right-to-left sweep meets them: mirrored and scaled.
 
-Row j of ``left_P`` belongs to the boundary before which j positions of the mirrored tile lie, row j
-of ``left_Q`` to the boundary after position j. In the linear domain they carry the scale and the
+Row j of ``left_p`` belongs to the boundary before which j positions of the mirrored tile lie, row j
+of ``left_q`` to the boundary after position j. In the linear domain they carry the scale and the
 weight with which they enter the gradient; in the exact one they are logs that carry the scale.
 """
 
@@ -44,16 +44,16 @@ def load_linear(kept, rows, tile, n, growth, log_scale, weight, work, plan):
                 row = row * spread(factor)
             if exact:  # padding has no log here
                 row = row * load(work, plan.real + v)
-            store(work, plan.left_P + j * plan.C + v, row)
+            store(work, plan.left_p + j * plan.C + v, row)
     for j in range(n):
         for v in range(plan.C // LANES):
             if tile == 0 and j == n - 1:
                 row = load(work, plan.first + v * LANES)
                 row = exp(row + spread(log_scale - kept[info] * LOG2)) * spread(weight)
             else:
-                P = plan.left_P + (j + 1) * plan.C
+                P = plan.left_p + (j + 1) * plan.C
                 row = product(LINEAR, P, plan.X, v, work, plan)
-            store(work, plan.left_Q + j * plan.C + v * LANES, row)
+            store(work, plan.left_q + j * plan.C + v * LANES, row)
 
 
 @part
@@ -68,16 +68,16 @@ def load_exact(kept, rows, tile, n, log_scale, work, plan):
         for v in range(0, plan.C, LANES):
             row = _row(kept, (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
             row = (row if exact else log(row)) + spread(shift + log_scale)
-            store(work, plan.left_P + j * plan.C + v, row)
+            store(work, plan.left_p + j * plan.C + v, row)
     for j in range(n):
         for v in range(plan.C // LANES):
             if tile == 0 and j == n - 1:
                 row = load(work, plan.first + v * LANES)
                 row = row + spread(log_scale - kept[info] * LOG2)
             else:
-                P = plan.left_P + (j + 1) * plan.C
+                P = plan.left_p + (j + 1) * plan.C
                 row = sum_of_sources(P, plan.move, v, work, plan)
-            store(work, plan.left_Q + j * plan.C + v * LANES, row)
+            store(work, plan.left_q + j * plan.C + v * LANES, row)
 
 
 @part

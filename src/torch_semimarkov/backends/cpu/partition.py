@@ -60,7 +60,7 @@ def forward(terms, shared, sizes, lengths, group, kept, value):
 
 @part
 def store_tile(grads, at, step, n, work, plan):
-    """Write the tile's gradients in the type of the terms; those that nobody asked for are empty."""
+    """Write the tile's gradients in the type of the terms; those not asked for are empty."""
     scores, opens, closes = grads
     for j in range(n):
         for v in range(0, plan.C, LANES):

@@ -1,9 +1,9 @@
 """Where everything lies that a sweep works on: one flat float64 array, and the plan of its parts.
 
 The tables that all sequences share come first. They and the window are in blocks of eight labels:
-row r of block v begins at ``(v * rows + r) * 8``, so that neighbouring rows of a block are neighbours
-in memory. What belongs to one position has its C labels in a row. C is the number of labels padded
-to whole vectors; a padded lane is forbidden everywhere.
+row r of block v begins at ``(v * rows + r) * 8``, so that neighbouring rows of a block are
+neighbours in memory. What belongs to one position has its C labels in a row. C is the number of
+labels padded to whole vectors; a padded lane is forbidden everywhere.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Plan(NamedTuple):
     ``last``, the log scores of the labels where the direction begins and ends; ``real``, 1 for a
     label and 0 for padding.
     The tile: ``scores``, ``opens``, ``closes`` of its positions; ``enter``, ``leave``, ``jump``,
-    ``sums``, ``P``, ``Q`` as in tile.py, logs if it is exact; ``entry``, Q[0] in logs after an exact
-    one.
+    ``sums``, ``P``, ``Q`` as in tile.py, logs if it is exact; ``entry``, Q[0] in logs after an
+    exact one.
     Before it: ``window``, E of the open segments in rows 0..K-2, then those of the tile; ``logs``,
     the same in logs, filled where a tile is exact; ``raw`` and ``jumps``, a ring of the last tiles;
     ``drift``, lowest and highest log scale of the window.
-    For the gradient: ``left_P``, ``left_Q``, rows of the other direction; ``labels_out``,
+    For the gradient: ``left_p``, ``left_q``, rows of the other direction; ``labels_out``,
     ``opens_out``, ``closes_out`` of the tile; ``inside``, the running position marginal; sums over
     sequences of ``starts``, ``ends``, and of what ``moves`` times X and ``durations`` times D give,
     with row r for duration K - r; ``exact_moves`` and ``exact_durations`` have no factor to come.
@@ -90,8 +90,8 @@ class Plan(NamedTuple):
     raw: int
     jumps: int
     drift: int
-    left_P: int
-    left_Q: int
+    left_p: int
+    left_q: int
     labels_out: int
     opens_out: int
     closes_out: int
@@ -135,9 +135,9 @@ def make_plan(K, C, labels, boundaries, at):
     raw = logs + rows * C
     jumps = raw + slots * tile
     drift = jumps + slots * row
-    left_P = drift + 2 * row
-    left_Q = left_P + tile + 2 * row
-    labels_out = left_Q + tile
+    left_p = drift + 2 * row
+    left_q = left_p + tile + 2 * row
+    labels_out = left_q + tile
     opens_out = labels_out + tile
     closes_out = opens_out + tile
     inside = closes_out + tile
@@ -150,7 +150,7 @@ def make_plan(K, C, labels, boundaries, at):
     return Plan(
         K, C, labels, boundaries, depth, rows, slots, move, X, bias, D, shift, lift, first, last,
         real, scores, opens, closes, enter, leave, jump, sums, P, Q, entry, window, logs, raw,
-        jumps, drift, left_P, left_Q, labels_out, opens_out, closes_out, inside, moves, durations,
+        jumps, drift, left_p, left_q, labels_out, opens_out, closes_out, inside, moves, durations,
         starts, ends, exact_moves, exact_durations, exact_durations + (K + ROWS) * C,
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The messages of one direction, tile by tile: linear where that is proven, else exact.
 
-From left to right or, with the positions mirrored and the transition transposed, from right to left.
-The messages of a tile are relative to a number of powers of two (an integer, so that sums of scales
-are exact at any length) and, inside the tile, to gamma a position.
+From left to right or, with the positions mirrored and the transition transposed, from right to
+left. The messages of a tile are relative to a number of powers of two (an integer, so that sums of
+scales are exact at any length) and, inside the tile, to gamma a position.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ With S the prefix sums of the scores inside the tile, all relative to a scale of
     P[j+1] = w[j] * leave[j]         leave[j] = exp(closes[j] + S[j+1])
 
 From left to right ``opens`` are the start scores and ``closes`` the end scores; from right to left
-the positions are mirrored and the two change places. The terms of w from earlier tiles, its history,
-are summed for the whole tile at once; the rest follows position by position.
+the positions are mirrored and the two change places. The terms of w from earlier tiles, its
+history, are summed for the whole tile at once; the rest follows position by position.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ from torch_semimarkov.backends.cpu.vector import (
 LOG2 = math.log(2.0)
 # Bounds inside which a product of four numbers neither overflows nor underflows.
 EXPONENT = 150.0
-ENTER_LOW, ENTER_HIGH = 1e-80, 1e80
-SUM_LOW, SUM_HIGH = 1e-100, 1e100
+ENTER_LOW, ENTER_HIGH = 2.0**-266, 2.0**266
+SUM_LOW, SUM_HIGH = 2.0**-332, 2.0**332
 DRIFT = 200.0
+LARGE = 2.0**1000
 SUM_ROWS = TILE + ROWS
 
 
@@ -217,7 +218,7 @@ def harmless(n, work, state, plan):
             or any_of(beats(high, spread(SUM_HIGH)))
             or any_of(low_enter < spread(ENTER_LOW))
             or any_of(beats(high_enter, spread(ENTER_HIGH)))
-            or any_of(beats(last, spread(1e300)))
+            or any_of(beats(last, spread(LARGE)))
         ):
             return False
     return True

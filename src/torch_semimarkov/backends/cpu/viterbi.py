@@ -13,7 +13,7 @@ from torch_semimarkov.backends.cpu.compile import compiled, inlined, part
 from torch_semimarkov.backends.cpu.exact_viterbi import best_last, decode_exactly
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, fill_tables, make_work
-from torch_semimarkov.backends.cpu.tile import history, load_tile, solve
+from torch_semimarkov.backends.cpu.tile import LARGE, history, load_tile, solve
 from torch_semimarkov.backends.cpu.vector import (
     LANES,
     TROPICAL,
@@ -49,7 +49,7 @@ def sum_scores(n, work, plan):
             total = total + load(work, plan.scores + here)
             store(work, plan.leave + here, load(work, plan.closes + here) + total)
         store(work, plan.jump + v, total)
-        if any_of(beats(spread(-1e300), total)):
+        if any_of(beats(spread(-LARGE), total)):
             fine = False
     return fine
 
