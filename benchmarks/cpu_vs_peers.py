@@ -128,6 +128,12 @@ def parser() -> Parser:
         metavar="N,M",
         help="numbers of threads, each measured (default: what torch uses)",
     )
+    add(
+        "--peer-threads",
+        type=whole,
+        metavar="N",
+        help="threads for the peers, whatever ours are (default: the same)",
+    )
     add("--bars", action="store_true", help="the sizes with a wanted ratio, against the peers")
     add("--headline", action="store_true", help="the two headline sizes, forward, ours alone")
     add("--scaling", action="store_true", help="how our time grows with T and K; takes minutes")
@@ -148,7 +154,11 @@ def plan(args: argparse.Namespace) -> list[Step]:
     steps = []
     if args.bars or not chosen:
         sizes = args.configs or WANTED
-        steps += [Step("bars", size, phase, peers) for size in sizes for phase in args.phases]
+        steps += [
+            Step("bars", size, phase, peers, args.peer_threads)
+            for size in sizes
+            for phase in args.phases
+        ]
     if args.headline or not (chosen or args.configs):
         steps += [Step("headline", size, "forward") for size in HEADLINE]
     if args.scaling:

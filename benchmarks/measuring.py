@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import torch
 from peers import Peer
 from rows import Row, measured_row, new_row, with_ratios
 from timing import interleave, timed
@@ -27,12 +28,14 @@ class Step(NamedTuple):
         size: of the inputs.
         phase: one of workload.PHASES.
         peers: whom to measure beside us.
+        peer_threads: threads of torch in a peer's calls; None for as many as ours.
     """
 
     case: str
     size: Size
     phase: str
     peers: tuple[Peer, ...] = ()
+    peer_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def measure(
     calls = [our_call(truth.workload, step.phase)]
     for peer in fitting:
         if not peer.missing():
-            calls.extend(peer.prepare(truth.workload, step.phase))
+            found = peer.prepare(truth.workload, step.phase)
+            calls.extend(replace(x, run=on_threads(x.run, step.peer_threads)) for x in found)
     checked = []
     for call in calls:
         say(f"{step.size} {step.phase}: checking {call.backend}, {call.measured}")
@@ -68,6 +72,22 @@ def measure(
     seconds = _times(checked, repeats)
     rows = [_row(step, one, seconds[_key(one)]) for one in checked]
     return with_ratios([*rows, *absent], OURS)
+
+
+def on_threads(run: Callable[[], Any], threads: int | None) -> Callable[[], Any]:
+    """The same function on another number of threads of torch; afterwards it is as before."""
+    if threads is None:
+        return run
+
+    def pinned() -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return run()
+        finally:
+            torch.set_num_threads(before)
+
+    return pinned
 
 
 def check(call: Call, truth: Truth) -> _Checked:
@@ -120,6 +140,8 @@ def _row(step: Step, one: _Checked, seconds: list[float]) -> Row:
         step.case, step.size, step.phase, call.backend,
         measured=call.measured, backend_version=call.version, dtype="float32",
     )  # fmt: skip
+    if call.backend != OURS and step.peer_threads is not None:
+        row["threads"] = step.peer_threads
     if one.failure:
         return {**row, "status": "error", "reason": one.failure}
     return measured_row(row, one.verdict, seconds)

@@ -153,12 +153,17 @@ def as_table(rows: Sequence[Row], wanted: Any) -> str:
         for key, heading in HEADINGS.items()
         if any(row[key] not in (None, "") for row in shown)
     }
-    reasons = dict.fromkeys(
+    notes = dict.fromkeys(
         f"{row['backend']} {row['size']} {row['phase']}: {row['reason']}"
         for row in shown
         if row["reason"]
     )
-    return "\n".join([format_table(shown, filled), *reasons])
+    busy = [row["load"] for row in rows if row["load"] and row["load"] > row["cores"] + 1]
+    if busy:
+        notes[f"load {max(busy):g} on {rows[0]['cores']} cores: other work slowed these calls"] = (
+            None
+        )
+    return "\n".join([format_table(shown, filled), *notes])
 
 
 # What every row says of where and when it was measured

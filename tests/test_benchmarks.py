@@ -11,6 +11,7 @@ import overhead
 import pytest
 import rows
 import timing
+import torch
 import truth
 import workload
 from measuring import Repeats, Step, measure
@@ -148,6 +149,23 @@ def test_a_slow_peer_is_called_once(monkeypatch):
     assert (peer["status"], peer["repeats"]) == ("ok", 1)
 
 
+def test_peers_can_have_another_number_of_threads_than_ours():
+    seen, threads = [], torch.get_num_threads()
+
+    peer = copycat()
+    calls = peer.calls
+
+    def spying(*arguments):
+        for measured, run, found in calls(*arguments):
+            yield measured, lambda run=run: seen.append(torch.get_num_threads()) or run(), found
+
+    peer = dataclasses.replace(peer, calls=spying)
+    step = Step("bars", SMALL, "forward", (peer,), threads + 1)
+    ours, theirs = measure(step, Truth(draw(SMALL)), FEW)
+    assert (ours["threads"], theirs["threads"]) == (threads, threads + 1)
+    assert set(seen) == {threads + 1} and torch.get_num_threads() == threads
+
+
 def test_a_call_of_ours_that_changes_its_bits_is_wrong(monkeypatch):
     right, nudge = our_call(draw(SMALL), "forward"), [1.0, 1.0 + 1e-7]
     call = dataclasses.replace(right, run=lambda: right.run() * nudge.pop())
@@ -243,6 +261,12 @@ def test_the_table_says_what_is_wanted_and_whether_it_is_met():
     assert ">= 2500x  yes" in lines[2] and ">= 2500x  NO" in lines[3]
 
 
+def test_the_table_warns_of_a_busy_machine():
+    made = [rows.new_row("bars", SMALL, "forward", "cpu", load=load, cores=2) for load in (2.9, 7)]
+    assert "load" not in rows.as_table(made[:1], cpu_vs_peers.wanted)
+    assert "load 7 on 2 cores" in rows.as_table(made, cpu_vs_peers.wanted)
+
+
 @pytest.mark.parametrize(
     ("case", "size", "measured", "values", "met"),
     [
@@ -268,6 +292,7 @@ BAD_FLAGS = {
     "--phases": ["forwards", "forward,", ""],
     "--repeats": ["0", "-3", "2.5", "many"],
     "--peer-repeats": ["0"],
+    "--peer-threads": ["0", "1,2"],
     "--threads": ["0", "1,two", ""],
     "--output": ["no_such_folder/rows.csv", "."],
     "--nonsense": ["1"],
@@ -294,7 +319,7 @@ ALONE = ["--configs", str(SMALL), "--no-peers", "--repeats", "2", "--threads", "
 def test_the_command_writes_rows_and_prints_a_table(tmp_path, capsys):
     path = tmp_path / "rows.csv"
     assert cpu_vs_peers.main([*ALONE, "--output", str(path)]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["bars"] * 3
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:5]] == ["bars"] * 3
     assert len(path.read_text().splitlines()) == 4
 
 
@@ -321,7 +346,7 @@ def test_overhead_can_be_asked_for_alone(monkeypatch, capsys):
     monkeypatch.setattr(overhead, "CALLS", 2)
     monkeypatch.setattr(overhead, "SMALL", SMALL)
     assert cpu_vs_peers.main([*ALONE, "--overhead"]) == 0
-    cases = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    cases = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:18]]
     assert cases == ["overhead"] * 10 + ["checks"] * 6
 
 
