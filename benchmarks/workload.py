@@ -1,0 +1,210 @@
+"""What is measured: the inputs of one size, and our own calls on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import torch_semimarkov
+from torch_semimarkov import Segments, log_partition, viterbi
+
+PHASES = ("forward", "forward+backward", "viterbi")
+OURS = "cpu"
+
+
+class Size(NamedTuple):
+    """B sequences of T positions, durations up to K, C labels."""
+
+    B: int
+    T: int
+    K: int
+    C: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+def parse_size(text: str) -> Size:
+    """``"8,512,1,9"`` as a size.
+
+    Raises:
+        ValueError: not four whole numbers of at least 1.
+
+    >>> parse_size("8,512,1,9")
+    Size(B=8, T=512, K=1, C=9)
+    """
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdigit() and int(part) for part in parts):
+        raise ValueError(f"expected B,T,K,C, four whole numbers of at least 1, got {text!r}")
+    return Size(*map(int, parts))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The potentials of one size.
+
+    Args:
+        scores: (B, T, C), with mean 0 over T for every sequence and label: a peer subtracts that
+            mean before it decodes, which then changes nothing.
+        transition: (C, C), from source to destination.
+        duration_bias: (K, C).
+        lengths: (B,), all T.
+    """
+
+    scores: Tensor
+    transition: Tensor
+    duration_bias: Tensor
+    lengths: Tensor
+
+    @property
+    def size(self) -> Size:
+        B, T, C = self.scores.shape
+        return Size(B, T, self.duration_bias.shape[0], C)
+
+    @cached_property
+    def cum_scores(self) -> Tensor:
+        """(B, T+1, C). Prefix sums, summed in float64 and rounded once."""
+        wide = torch.nn.functional.pad(self.scores.double(), (0, 0, 1, 0)).cumsum(1)
+        return wide.to(self.scores.dtype)
+
+    def start(self, phase: str) -> Tensor:
+        """(C,). The start scores that are the peer's free transition into the first segment."""
+        if phase == "viterbi":
+            return self.transition.amax(0)
+        return self.transition.logsumexp(0)
+
+    def terms(self, phase: str) -> dict[str, Tensor]:
+        """The float terms of our model that is the peer's."""
+        return {
+            "scores": self.scores,
+            "transition": self.transition,
+            "duration_bias": self.duration_bias,
+            "start": self.start(phase),
+        }
+
+
+def draw(size: Size, dtype: torch.dtype = torch.float32, seed: int = 0) -> Workload:
+    """Random potentials of one size."""
+    B, T, K, C = size
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    scores = normal(B, T, C)
+    scores -= scores.mean(1, keepdim=True)
+    return Workload(
+        scores.to(dtype),
+        normal(C, C, scale=0.5).to(dtype),
+        normal(K, C, scale=0.5).to(dtype),
+        torch.full((B,), T),
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a call found, in our terms.
+
+    Args:
+        value: (B,). Log partition, or score of the best segmentation; None if the call gives none.
+        gradients: of the summed value, by term; "transition and start" is the gradient in the
+            transition where the start scores are a function of it.
+        segments: the best segmentations, or None.
+    """
+
+    value: Tensor | None
+    gradients: dict[str, Tensor]
+    segments: Segments | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something to measure.
+
+    Args:
+        backend: who computes.
+        phase: one of PHASES.
+        measured: what the time covers, in words.
+        version: of the package that computes.
+        run: the measured function.
+        found: from its result to what can be compared; not measured.
+        tolerance: largest error of a value, relative, and of a gradient, relative to the largest
+            entry of its term or to 1.
+        repeats_bits: the same call must give the same bits twice.
+    """
+
+    backend: str
+    phase: str
+    measured: str
+    version: str
+    run: Callable[[], Any]
+    found: Callable[[Any], Found]
+    tolerance: tuple[float, float]
+    repeats_bits: bool = False
+
+
+def our_call(workload: Workload, phase: str, validate_args: bool | None = None) -> Call:
+    """Our public function on one workload."""
+    terms = workload.terms(phase)
+    options = {"lengths": workload.lengths, "backend": OURS, "validate_args": validate_args}
+    if phase == "viterbi":
+        run, found = _decode(terms, options), _found_path
+    elif phase == "forward":
+        run, found = _forward(terms, options), lambda value: Found(value, {})
+    else:
+        run = _both(terms, options)
+
+        def found(result: tuple[Tensor, tuple[Tensor, ...]]) -> Found:
+            return Found(result[0], dict(zip(terms, result[1], strict=True)))
+
+    measured = "score and path" if phase == "viterbi" else "log partition"
+    if phase == "forward+backward":
+        measured = "and gradients of 4 inputs"
+    return Call(OURS, phase, measured, torch_semimarkov.__version__, run, found, (1e-6, 1e-5), True)
+
+
+def with_gradients(function: Callable[..., Tensor], leaves: list[Tensor]) -> Any:
+    """``function(*leaves)`` and the gradients of its sum, as one call to measure."""
+    ready = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+        value = function(*ready)
+        return value.detach(), torch.autograd.grad(value.sum(), ready)
+
+    return run
+
+
+def without_gradients(function: Callable[[], Any]) -> Any:
+    """``function()`` where autograd records nothing."""
+
+    def run() -> Any:
+        with torch.no_grad():
+            return function()
+
+    return run
+
+
+def _forward(terms: dict[str, Tensor], options: dict[str, Any]) -> Any:
+    return without_gradients(lambda: log_partition(**terms, **options))
+
+
+def _both(terms: dict[str, Tensor], options: dict[str, Any]) -> Any:
+    names = list(terms)
+
+    def value(*leaves: Tensor) -> Tensor:
+        return log_partition(**dict(zip(names, leaves, strict=True)), **options)
+
+    return with_gradients(value, list(terms.values()))
+
+
+def _decode(terms: dict[str, Tensor], options: dict[str, Any]) -> Any:
+    return without_gradients(lambda: viterbi(**terms, **options))
+
+
+def _found_path(result: Any) -> Found:
+    return Found(result.scores, {}, result.segments)
