@@ -31,9 +31,12 @@ class State(NamedTuple):
     EXACT: int = 4  # the tile is in logs
     AFTER_EXACT: int = 5  # so was the one before
     ROUGH: int = 6  # the entry of the tile has no linear form
-    LINEAR: int = 7  # the tables have one
-    STRICT: int = 8  # an entry of them that is not forbidden may vanish in it
-    RING: int = 9  # from here on the ring of tiles: positions, exact, rough of each
+    MIDDLE: int = 7  # powers of two by which the middle label grows in the tile
+    BEYOND: int = 8  # and the best label beyond that
+    BELOW: int = 9  # powers of two below 1 at which the tile begins
+    LINEAR: int = 10  # the tables have a linear form
+    STRICT: int = 11  # an entry of them that is not forbidden may vanish in it
+    RING: int = 12  # from here on the ring of tiles: positions, exact, rough of each
 
 
 S = State()

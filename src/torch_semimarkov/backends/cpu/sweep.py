@@ -36,6 +36,7 @@ from torch_semimarkov.backends.cpu.vector import (
 
 # Below this a log has no place in the linear domain; above that it is no number there.
 FAINT, HUGE = -184.0, 600.0
+MOST_BELOW = 240
 
 
 @part
@@ -74,7 +75,8 @@ def store_entry(logs, exponent, work, state, plan):
 @part
 def take(n, mirrored, work, state, plan):
     """Messages of the next tile, whose n positions are loaded."""
-    growth = growth_of(n, mirrored, work, plan)
+    growth, beyond = growth_of(n, mirrored, work, plan)
+    state[S.MIDDLE], state[S.BEYOND] = growth, beyond
     fine = state[S.LINEAR] == 1 and state[S.ROUGH] == 0
     if fine:
         fine = fill_factors(n, growth * LOG2 / n, work, plan)
@@ -124,12 +126,7 @@ def _measure_drift(work, state, plan):
 def advance(n, work, state, plan):
     """Close the tile: choose the next scale, and move the window on to it."""
     C, exact = plan.C, state[S.EXACT]
-    top = largest(plan.P + n * C, work, plan)
-    more = 0
-    if exact and np.isfinite(top):
-        more = math.floor(top / LOG2)
-    elif not exact and top > 0.0 and np.isfinite(top):
-        more = math.frexp(top)[1] - 1
+    more = _next_scale(largest(plan.P + n * C, work, plan), state)
     slot = state[S.TILES] % plan.slots
     ring = S.RING + 3 * slot
     state[ring], state[ring + 1], state[ring + 2] = n, exact, 0
@@ -156,6 +153,25 @@ def advance(n, work, state, plan):
     for v in range(0, C, LANES):
         row = load(work, plan.Q + n * C + v)
         store(work, plan.Q + v, row * spread(math.ldexp(1.0, -more)))
+
+
+@part
+def _next_scale(top, state):
+    """Powers of two by which the scale moves on after the largest P of the tile.
+
+    The next tile begins below 1 by half of what E of this one grew: by what P did, and by what the
+    worst label lost against the middle one. So it ends as far above.
+    """
+    if not np.isfinite(top) or (top <= 0.0 and not state[S.EXACT]):
+        return 0
+    if state[S.EXACT]:
+        more = math.floor(top / LOG2)
+        grown = more + state[S.BELOW] - state[S.MIDDLE]
+    else:
+        more = math.frexp(top)[1] - 1
+        grown = more + state[S.BELOW]
+    state[S.BELOW] = min(max((grown + state[S.BEYOND]) // 2, 0), MOST_BELOW)
+    return more + state[S.BELOW]
 
 
 @part

@@ -42,7 +42,7 @@ from torch_semimarkov.backends.cpu.vector import (
 
 LOG2 = math.log(2.0)
 # Bounds inside which a product of four numbers neither overflows nor underflows.
-EXPONENT = 150.0
+EXPONENT = 184.0
 ENTER_LOW, ENTER_HIGH = 2.0**-266, 2.0**266
 SUM_LOW, SUM_HIGH = 2.0**-332, 2.0**332
 DRIFT = 200.0
@@ -71,20 +71,29 @@ def load_tile(terms, at, step, n, work, plan):
 
 @part
 def growth_of(n, mirrored, work, plan):
-    """Whole powers of two by which the best label grows in the tile; the same from both sides."""
-    peak = spread(-np.inf)
+    """Powers of two by which the middle label grows in the tile, and the best one beyond that.
+
+    The first is the same from both sides.
+    """
+    high, low = spread(-np.inf), spread(np.inf)
     for v in range(0, plan.C, LANES):
         total = spread(0.0)
         for r in range(n):
             j = n - 1 - r if mirrored else r
             total = total + load(work, plan.scores + j * plan.C + v)
         real = load(work, plan.real + v) > spread(0.0)
-        peak = larger(peak, where(real, total, spread(-np.inf)))
-    store(work, plan.jump, peak)
-    top = -np.inf
+        high = larger(high, where(real, total, spread(-np.inf)))
+        low = smaller(low, where(real, total, spread(np.inf)))
+    store(work, plan.drift, high)
+    store(work, plan.drift + LANES, low)
+    top, bottom = -np.inf, np.inf
     for i in range(LANES):
-        top = max(top, work[plan.jump + i])
-    return int(np.floor(top / LOG2)) if np.isfinite(top) else 0
+        top = max(top, work[plan.drift + i])
+        bottom = min(bottom, work[plan.drift + LANES + i])
+    middle = (top + bottom) / 2.0
+    if not np.isfinite(middle):
+        return 0, 0
+    return int(np.floor(middle / LOG2)), int((top - middle) / LOG2)
 
 
 @part
