@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu import combine
+from torch_semimarkov.backends.cpu import combine, per_duration
 from torch_semimarkov.backends.cpu.operands import Arrays, Operands, operands, padded
 from torch_semimarkov.backends.cpu.scan import scan, total_of
 from torch_semimarkov.backends.cpu.threads import run
@@ -28,8 +28,6 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
-    if potentials.per_duration:
-        reasons.append("has no (K, C, C) transitions")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -39,6 +37,8 @@ def kept_shape(
     potentials: Potentials, keep: bool, checkpoint_interval: int | None
 ) -> tuple[int, ...]:
     """Alpha, entering and norms of both directions, or nothing."""
+    if potentials.per_duration:
+        return per_duration.kept_shape(potentials, keep, checkpoint_interval)
     if not keep or checkpoint_interval is not None:
         return (0,)
     return (potentials.B, 2, potentials.T * (2 * padded(potentials.C) + 1))
@@ -48,6 +48,8 @@ def forward(
     potentials: Potentials, semiring: str, keep: bool, checkpoint_interval: int | None
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and the messages for the backward."""
+    if potentials.per_duration:
+        return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
     shape = kept_shape(potentials, keep, checkpoint_interval)
     if semiring == "max":
         return viterbi(potentials)[0], torch.zeros(shape, dtype=torch.float64)
@@ -73,6 +75,8 @@ def backward(
     potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+    if potentials.per_duration:
+        return per_duration.backward(potentials, value, kept, weight)
     p, x = potentials, operands(potentials)
     K, C = p.K, x.C
     totals, weights, saved = value.numpy(), weight.to(torch.float64).numpy(), kept.numpy()
@@ -117,6 +121,8 @@ def _by_term(p: Potentials, found: np.ndarray, counts: Arrays) -> dict[str, Tens
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+    if potentials.per_duration:
+        return per_duration.viterbi(potentials)
     p, x = potentials, operands(potentials)
     score, count = np.empty(p.B), np.zeros(p.B, dtype=np.int64)
     table = np.full((3, p.B, p.T), -1, dtype=np.int64)

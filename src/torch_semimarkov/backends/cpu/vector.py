@@ -128,6 +128,37 @@ def beats(typing: Any, a: Any, b: Any) -> Any:
     return mask(lanes, lanes), emit
 
 
+@intrinsic
+def any_lane(typing: Any, condition: Any) -> Any:
+    """Whether a mask is true in some lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(mask), emit
+
+
+@intrinsic
+def sum_of_lanes(typing: Any, x: Any) -> Any:
+    """The sum of eight lanes, by halves."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (whole,) = args
+        for width in (4, 2, 1):
+            lower, upper = (
+                ir.Constant(ir.VectorType(_INT, width), list(range(first, first + width)))
+                for first in (0, width)
+            )
+            whole = builder.fadd(
+                builder.shuffle_vector(whole, whole, lower),
+                builder.shuffle_vector(whole, whole, upper),
+            )
+        return builder.extract_element(whole, ir.Constant(_INT, 0))
+
+    return types.float64(lanes), emit
+
+
 def _operator(name: str, result: Any) -> Any:
     @intrinsic
     def apply(typing: Any, a: Any, b: Any) -> Any:
