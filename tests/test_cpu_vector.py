@@ -75,3 +75,21 @@ def test_the_larger_beats_the_smaller_and_nan_beats_and_loses_to_all():
     y = np.empty(v.LANES)
     apply_beats(a, b, y)
     assert y.tolist() == [0, 1, 0, 1, 1, 1, 0, 1]
+
+
+@njit
+def apply_across(a, limit, y):
+    x = v.load(a, 0)
+    y[0] = v.sum_of_lanes(x)
+    y[1] = 1.0 if v.any_lane(x > v.spread(limit)) else 0.0
+    v.store(y, 2, v.spread_from(a, 5))
+
+
+def test_lanes_are_summed_compared_and_filled_from_one_number():
+    a = np.random.default_rng(0).normal(size=v.LANES)
+    y = np.empty(2 + v.LANES)
+    for limit, above in ((a.max(), 0.0), (np.sort(a)[-2], 1.0), (-np.inf, 1.0)):
+        apply_across(a, limit, y)
+        assert y[0] == pytest.approx(a.sum(), rel=1e-14)
+        assert y[1] == above
+        assert (y[2:] == a[5]).all()

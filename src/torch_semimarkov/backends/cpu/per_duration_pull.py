@@ -35,6 +35,7 @@ from torch_semimarkov.backends.cpu.vector import (
     load,
     multiply_add,
     spread,
+    spread_from,
     store,
     sum_of_lanes,
     where,
@@ -83,10 +84,10 @@ def pull(linear, rings, rows, sizes, i, before, starts):
                 r = multiply_add(share, load(linear, at + 2 * C), r)
                 s = multiply_add(share, load(linear, at + 3 * C), s)
             a, b, e, f = a + p, b + q, e + r, f + s
-            total = multiply_add(spread(factor[i * C + c]), p, load(starts, v))
-            total = multiply_add(spread(factor[i * C + c + 1]), q, total)
-            total = multiply_add(spread(factor[i * C + c + 2]), r, total)
-            store(starts, v, multiply_add(spread(factor[i * C + c + 3]), s, total))
+            total = multiply_add(spread_from(factor, i * C + c), p, load(starts, v))
+            total = multiply_add(spread_from(factor, i * C + c + 1), q, total)
+            total = multiply_add(spread_from(factor, i * C + c + 2), r, total)
+            store(starts, v, multiply_add(spread_from(factor, i * C + c + 3), s, total))
         before[c] = factor[i * C + c] * sum_of_lanes(a)
         before[c + 1] = factor[i * C + c + 1] * sum_of_lanes(b)
         before[c + 2] = factor[i * C + c + 2] * sum_of_lanes(e)
@@ -100,18 +101,18 @@ def pull_exactly(shared, rings, base, newest, rows, sizes, i, before, starts, co
     left, mass, rel, _, _ = rings
     _, K, C, labels, S = sizes
     for v in range(0, C, LANES):
+        here = load(base, v)
         for d in range(rows):
             at = slot_of(newest, d, K) * C + v
-            rest = load(left, at) + load(base, v)
-            missing = rest + load(bound, d * C + v) > spread(LIMIT)
+            missing = load(left, at) + load(bound, d * C + v) + here > spread(LIMIT)
             if not any_lane(missing):
                 continue
-            score = where(missing, rest + load(bias, d * C + v), spread(-np.inf))
+            score = load(left, at) + load(bias, d * C + v) + here
+            score = where(missing, score, spread(-np.inf))
             for c in range(labels):
                 pair = (d * S + c) * C + v
-                share = exp(score + (spread(rel[i * C + c]) + load(transition, pair))) * load(
-                    mass, at
-                )
+                share = exp(score + (spread_from(rel, i * C + c) + load(transition, pair)))
+                share = share * load(mass, at)
                 before[c] += sum_of_lanes(share)
                 store(starts, v, load(starts, v) + share)
                 pair += d * C
@@ -128,10 +129,10 @@ def count_pairs(linear, rings, rows, sizes, counts):
             p, q = load(quota, d * C + v), load(quota, (K + d) * C + v)
             r, s = load(quota, (2 * K + d) * C + v), load(quota, (3 * K + d) * C + v)
             for c in range(labels):
-                total = spread(factor[c]) * p
-                total = multiply_add(spread(factor[C + c]), q, total)
-                total = multiply_add(spread(factor[2 * C + c]), r, total)
-                total = multiply_add(spread(factor[3 * C + c]), s, total)
+                total = spread_from(factor, c) * p
+                total = multiply_add(spread_from(factor, C + c), q, total)
+                total = multiply_add(spread_from(factor, 2 * C + c), r, total)
+                total = multiply_add(spread_from(factor, 3 * C + c), s, total)
                 at, pair = (d * S + c) * C + v, (d * (S + 1) + c) * C + v
                 store(counts, pair, multiply_add(total, load(linear, at), load(counts, pair)))
 

@@ -29,6 +29,7 @@ from torch_semimarkov.backends.cpu.vector import (
     log,
     multiply_add,
     spread,
+    spread_from,
     store,
     where,
 )
@@ -111,7 +112,7 @@ def sum_exactly(shared, rings, first, newest, rows, sizes, v):
         at = slot_of(newest, d, K) * C
         score = load(opened, at + v) + load(bias, d * C + v)
         for c in range(labels):
-            pair = spread(rel[at + c]) + load(transition, (d * S + c) * C + v)
+            pair = spread_from(rel, at + c) + load(transition, (d * S + c) * C + v)
             top = larger(top, score + pair)
     base = finite_or_zero(top)
     total = exp(first - base)
@@ -119,7 +120,7 @@ def sum_exactly(shared, rings, first, newest, rows, sizes, v):
         at = slot_of(newest, d, K) * C
         score = load(opened, at + v) + load(bias, d * C + v)
         for c in range(labels):
-            pair = spread(rel[at + c]) + load(transition, (d * S + c) * C + v)
+            pair = spread_from(rel, at + c) + load(transition, (d * S + c) * C + v)
             total = total + exp(score + pair - base)
     return log(total) + base
 
@@ -138,12 +139,15 @@ def sum_of_segments(shared, rings, first, newest, rows, sizes, v):
     total = exp(first - base)
     for d in range(rows):
         at = slot_of(newest, d, K) * C
-        sources = spread(0.0)
-        for c in range(labels):
-            weight = load(linear, (d * S + c) * C + v)
-            sources = multiply_add(spread(factor[at + c]), weight, sources)
+        a = b = e = f = spread(0.0)
+        for c in range(0, labels, 4):
+            source, pair = at + c, (d * S + c) * C + v
+            a = multiply_add(spread_from(factor, source), load(linear, pair), a)
+            b = multiply_add(spread_from(factor, source + 1), load(linear, pair + C), b)
+            e = multiply_add(spread_from(factor, source + 2), load(linear, pair + 2 * C), e)
+            f = multiply_add(spread_from(factor, source + 3), load(linear, pair + 3 * C), f)
         score = load(opened, at + v) + load(bound, d * C + v)
-        total = multiply_add(exp(score - base), sources, total)
+        total = multiply_add(exp(score - base), (a + b) + (e + f), total)
     possible = where(top > spread(-np.inf), total, spread(1.0))
     if any_lane(beats(spread(SAFE), possible)):
         return sum_exactly(shared, rings, first, newest, rows, sizes, v)

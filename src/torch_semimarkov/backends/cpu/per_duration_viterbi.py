@@ -18,7 +18,15 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
     step_of,
     take_in,
 )
-from torch_semimarkov.backends.cpu.vector import LANES, compiled, larger, load, spread, store
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    compiled,
+    larger,
+    load,
+    spread,
+    spread_from,
+    store,
+)
 
 
 @njit(**INNER)
@@ -30,9 +38,14 @@ def best_of_segments(shared, rings, first, newest, rows, sizes, v):
     top = first
     for d in range(rows):
         at = slot_of(newest, d, K) * C
-        best = spread(-np.inf)
-        for c in range(labels):
-            best = larger(best, spread(source[at + c]) + load(transition, (d * S + c) * C + v))
+        a = b = e = f = spread(-np.inf)
+        for c in range(0, labels, 4):
+            i, pair = at + c, (d * S + c) * C + v
+            a = larger(a, spread_from(source, i) + load(transition, pair))
+            b = larger(b, spread_from(source, i + 1) + load(transition, pair + C))
+            e = larger(e, spread_from(source, i + 2) + load(transition, pair + 2 * C))
+            f = larger(f, spread_from(source, i + 3) + load(transition, pair + 3 * C))
+        best = larger(larger(a, b), larger(e, f))
         top = larger(top, best + load(opened, at + v) + load(bias, d * C + v))
     return top
 

@@ -80,19 +80,30 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, lanes), emit
 
 
+def _spread(builder: Any, value: Any) -> Any:
+    one = builder.insert_element(ir.Constant(_DOUBLE, ir.Undefined), value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+
+
 @intrinsic
 def spread(typing: Any, value: Any) -> Any:
     """Eight lanes of the same number."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = builder.insert_element(
-            ir.Constant(_DOUBLE, ir.Undefined), args[0], ir.Constant(_INT, 0)
-        )
-        return builder.shuffle_vector(
-            one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-        )
+        return _spread(builder, args[0])
 
     return lanes(types.float64), emit
+
+
+@intrinsic
+def spread_from(typing: Any, array: Any, index: Any) -> Any:
+    """Eight lanes of ``array[index]``; an index from the end is not looked for."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _spread(builder, builder.load(builder.gep(data, [args[1]])))
+
+    return lanes(array, types.intp), emit
 
 
 @intrinsic
