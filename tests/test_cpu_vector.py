@@ -17,7 +17,7 @@ def apply_exp(x, y):
 @njit
 def apply_log(x, y):
     for i in range(0, len(x), v.LANES):
-        v.store(y, i, v.log(v.load(x, i)))
+        v.store(y, i, elementary.log(v.load(x, i)))
 
 
 @njit
@@ -131,3 +131,21 @@ def test_any_of_the_flags():
     x = np.arange(v.LANES, dtype=float)
     assert apply_any(x, 6.5)
     assert not apply_any(x, 7.0)
+
+
+@njit
+def apply_across(a, limit, y):
+    x = v.load(a, 0)
+    y[0] = v.sum_of_lanes(x)
+    y[1] = 1.0 if v.any_of(x > v.spread(limit)) else 0.0
+    v.store(y, 2, v.spread_from(a, 5))
+
+
+def test_lanes_are_summed_compared_and_filled_from_one_number():
+    a = np.random.default_rng(0).normal(size=v.LANES)
+    y = np.empty(2 + v.LANES)
+    for limit, above in ((a.max(), 0.0), (np.sort(a)[-2], 1.0), (-np.inf, 1.0)):
+        apply_across(a, limit, y)
+        assert y[0] == pytest.approx(a.sum(), rel=1e-14)
+        assert y[1] == above
+        assert (y[2:] == a[5]).all()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from torch_semimarkov.backends.cpu import partition
+from torch_semimarkov.backends.cpu import partition, per_duration
 from torch_semimarkov.backends.cpu.messages import kept_size
-from torch_semimarkov.backends.cpu.threads import run
+from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.vector import LANES
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
 from torch_semimarkov.potentials import Potentials
@@ -30,8 +31,6 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
-    if potentials.per_duration:
-        reasons.append("has no (K, C, C) transitions")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -41,6 +40,8 @@ def kept_shape(
     potentials: Potentials, keep: bool, checkpoint_interval: int | None
 ) -> tuple[int, ...]:
     """The left-to-right messages of each sequence, or nothing."""
+    if potentials.per_duration:
+        return per_duration.kept_shape(potentials, keep, checkpoint_interval)
     if not keep or checkpoint_interval is not None:
         return (1, 0)
     return (potentials.B, kept_size(potentials.T, potentials.C))
@@ -50,6 +51,8 @@ def forward(
     potentials: Potentials, semiring: str, keep: bool, checkpoint_interval: int | None
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and the messages for the backward."""
+    if potentials.per_duration:
+        return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
     kept = torch.empty(kept_shape(potentials, keep, checkpoint_interval), dtype=torch.float64)
     if semiring == "max":
         return viterbi(potentials)[0], kept.zero_()
@@ -62,24 +65,26 @@ def backward(
     potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+    if potentials.per_duration:
+        return per_duration.backward(potentials, value, kept, weight)
     p = potentials
-    groups = min(p.B, GROUPS)
+    groups, K = min(p.B, GROUPS), min(p.K, p.T)
     if not kept.numel():
         kept = forward(p, "log", True, None)[1]
     boundaries = p.start_scores is not None or p.end_scores is not None
     nothing = p.scores.new_empty(0)
     grads = [torch.empty_like(p.scores)]
     grads += [torch.empty_like(p.scores) if boundaries else nothing for _ in range(2)]
-    sums = np.empty((groups, (p.C + p.K + 2) * p.C))
+    sums = np.empty((groups, (p.C + K + 2) * p.C))
     weights = weight.to(torch.float64).contiguous().numpy()
     flat = tuple(grad.numpy().reshape(-1) for grad in grads)
     _run(partition.backward, p, groups, kept.numpy(), weights, flat, sums)
     counts = torch.from_numpy(sums.sum(0)).to(p.scores.dtype).reshape(-1, p.C)
-    transition, bias, start, end = (x.clone() for x in counts.split([p.C, p.K, 1, 1]))
+    transition, bias, start, end = (x.clone() for x in counts.split([p.C, K, 1, 1]))
     found = {
         "scores": grads[0],
         "transition": transition,
-        "duration_bias": bias,
+        "duration_bias": pad(bias, (0, 0, 0, p.K - K)),
         "start": start[0],
         "end": end[0],
         "start_scores": grads[1],
@@ -92,6 +97,8 @@ def backward(
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+    if potentials.per_duration:
+        return per_duration.viterbi(potentials)
     p = potentials
     score = torch.empty(p.B, dtype=torch.float64)
     count = torch.empty(p.B, dtype=torch.int64)
@@ -109,13 +116,13 @@ def _run(kernel, p: Potentials, count: int, *results) -> None:
         ends = torch.zeros_like(p.scores)
     terms = tuple(_flat(x, p.scores) for x in (p.scores, starts, ends))
     shared = tuple(_flat(x, p.scores) for x in (p.transition, p.duration_bias, p.start, p.end))
-    sizes = p.T, p.K, -(-p.C // LANES) * LANES, p.C
+    sizes = p.T, min(p.K, p.T), -(-p.C // LANES) * LANES, p.C
     lengths = p.lengths.numpy()
 
     def task(share: np.ndarray) -> None:
         kernel(terms, shared, sizes, lengths, share, *results)
 
-    run(task, count, p.B * p.T * (p.K + p.C + 20) * p.C)
+    share(task, count, p.B * p.T * (sizes[1] + p.C + 20) * p.C)
 
 
 def _flat(x: Tensor | None, like: Tensor) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch_semimarkov.backends.cpu.vector import (
     repeat,
     spread,
     spread_each,
+    spread_from,
     store,
 )
 
@@ -88,7 +89,7 @@ def exact_moves(n, weight, work, plan, other, left):
             V = load(work, plan.P + j * C + v * LANES)
             for c in range(plan.labels):
                 table = (v * C + c) * LANES
-                pair = spread(other[left.left_p + j * C + c]) + load(other, left.move + table)
+                pair = spread_from(other, left.left_p + j * C + c) + load(other, left.move + table)
                 total = load(work, plan.exact_moves + table) + exp(pair + V) * spread(weight)
                 store(work, plan.exact_moves + table, total)
 

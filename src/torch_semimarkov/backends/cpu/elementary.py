@@ -1,4 +1,4 @@
-"""Functions on eight lanes: the exponential, the larger and the smaller of two, guards."""
+"""Functions on eight lanes: exponential and logarithm, the larger and the smaller of two, guards."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ def _exp(builder: Any, x: Any) -> Any:
     return builder.select(faint, _same(0.0), builder.fmul(p, power))
 
 
+def _log(builder: Any, x: Any) -> Any:
+    return call_llvm(builder, f"llvm.log.v{LANES}f64", _VECTOR, [x])
+
+
 def _larger(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", b, a), b, a)
 
@@ -76,6 +80,7 @@ def _finite_or_zero(builder: Any, x: Any) -> Any:
 
 
 exp = _lane_by_lane(_exp, "exp", "The exponential, of 700 at most; below -708 it is 0.")
+log = _lane_by_lane(_log, "log", "The natural logarithm; of 0 it is -inf.")
 larger = _lane_by_lane(_larger, "larger", "The larger of two; the first if equal or NaN.")
 smaller = _lane_by_lane(_smaller, "smaller", "The smaller of two; the first if equal or NaN.")
 finite_or_zero = _lane_by_lane(

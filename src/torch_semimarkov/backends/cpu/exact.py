@@ -10,9 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import part
-from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger
+from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log
 from torch_semimarkov.backends.cpu.plan import TILE, S
-from torch_semimarkov.backends.cpu.vector import LANES, load, log, spread, store
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    load,
+    spread,
+    spread_from,
+    store,
+)
 
 
 @part
@@ -21,11 +27,11 @@ def sum_of_sources(P, move, v, work, plan):
     table = move + v * plan.C * LANES
     top = spread(-np.inf)
     for c in range(plan.labels):
-        top = larger(top, spread(work[P + c]) + load(work, table + c * LANES))
+        top = larger(top, spread_from(work, P + c) + load(work, table + c * LANES))
     base = finite_or_zero(top)
     total = spread(0.0)
     for c in range(plan.labels):
-        total = total + exp(spread(work[P + c]) + load(work, table + c * LANES) - base)
+        total = total + exp(spread_from(work, P + c) + load(work, table + c * LANES) - base)
     return log(total) + base
 
 

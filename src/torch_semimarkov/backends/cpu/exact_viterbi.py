@@ -9,7 +9,15 @@ from torch_semimarkov.backends.cpu.exact import open_segment
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, S
 from torch_semimarkov.backends.cpu.tile import load_tile
-from torch_semimarkov.backends.cpu.vector import LANES, beats, load, spread, store, where
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    beats,
+    load,
+    spread,
+    spread_from,
+    store,
+    where,
+)
 
 
 @part
@@ -17,7 +25,7 @@ def best_of_sources(P, v, work, plan):
     """Block v of the best P[source] + transition[source, :], and the lowest such source."""
     top, chosen = spread(-np.inf), spread(0.0)
     for c in range(plan.labels):
-        value = spread(work[P + c]) + load(work, plan.move + (v * plan.C + c) * LANES)
+        value = spread_from(work, P + c) + load(work, plan.move + (v * plan.C + c) * LANES)
         better = beats(value, top)
         top, chosen = where(better, value, top), where(better, spread(float(c)), chosen)
     return top, chosen

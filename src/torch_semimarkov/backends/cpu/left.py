@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from torch_semimarkov.backends.cpu.compile import part
-from torch_semimarkov.backends.cpu.elementary import exp
+from torch_semimarkov.backends.cpu.elementary import exp, log
 from torch_semimarkov.backends.cpu.exact import sum_of_sources
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.tile import LOG2, product
@@ -19,7 +19,6 @@ from torch_semimarkov.backends.cpu.vector import (
     LINEAR,
     load,
     load_part,
-    log,
     spread,
     store,
 )

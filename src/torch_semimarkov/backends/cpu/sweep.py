@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import part
-from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, smaller
+from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log, smaller
 from torch_semimarkov.backends.cpu.exact import log_total, reopen, solve_exactly
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill
 from torch_semimarkov.backends.cpu.tile import (
@@ -28,7 +28,6 @@ from torch_semimarkov.backends.cpu.vector import (
     LINEAR,
     any_of,
     load,
-    log,
     spread,
     store,
     where,

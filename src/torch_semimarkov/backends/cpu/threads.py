@@ -14,7 +14,17 @@ import torch
 _WORTH_THREADS = 500_000
 
 
-def run(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
+def run(task: Callable[[int], None], count: int, work: int) -> None:
+    """Call ``task(i)`` for each i below ``count``; as :func:`share` otherwise."""
+
+    def each(items: np.ndarray) -> None:
+        for i in items.tolist():
+            task(i)
+
+    share(each, count, work)
+
+
+def share(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
     """Call ``task`` with shares of ``range(count)``, in threads if the ``work`` is worth it.
 
     Args:

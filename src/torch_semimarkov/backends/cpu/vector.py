@@ -207,6 +207,17 @@ def spread(typing: Any, value: Any) -> Any:
 
 
 @intrinsic
+def spread_from(typing: Any, array: Any, index: Any) -> Any:
+    """Eight lanes of ``array[index]``; an index from the end is not looked for."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _spread(builder, builder.load(builder.gep(data, [args[1]])), _DOUBLE)
+
+    return lanes(array, types.intp), emit
+
+
+@intrinsic
 def repeat(typing: Any, value: Any) -> Any:
     """ROWS rows of the same eight lanes."""
 
@@ -286,14 +297,6 @@ def _times(builder: Any, algebra: str, a: Any, b: Any) -> Any:
     return builder.fmul(a, b) if algebra == "linear" else builder.fadd(a, b)
 
 
-def _minus(builder: Any, algebra: str, a: Any, b: Any) -> Any:
-    return builder.fsub(a, b)
-
-
-def _quotient(builder: Any, algebra: str, a: Any, b: Any) -> Any:
-    return builder.fdiv(a, b)
-
-
 @intrinsic
 def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, fused where the algebra is linear and the machine has an instruction."""
@@ -338,6 +341,26 @@ def any_of(typing: Any, condition: Any) -> Any:
     return types.boolean(mask), emit
 
 
+@intrinsic
+def sum_of_lanes(typing: Any, x: Any) -> Any:
+    """The sum of eight lanes, by halves."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (whole,) = args
+        for width in (4, 2, 1):
+            lower, upper = (
+                ir.Constant(ir.VectorType(_INT, width), list(range(first, first + width)))
+                for first in (0, width)
+            )
+            whole = builder.fadd(
+                builder.shuffle_vector(whole, whole, lower),
+                builder.shuffle_vector(whole, whole, upper),
+            )
+        return builder.extract_element(whole, ir.Constant(_INT, 0))
+
+    return types.float64(lanes), emit
+
+
 def _operator(combine: Any, compares: bool = False) -> Any:
     @intrinsic
     def apply(typing: Any, a: Any, b: Any) -> Any:
@@ -347,6 +370,10 @@ def _operator(combine: Any, compares: bool = False) -> Any:
         return (mask if compares else a)(a, b), emit
 
     return apply
+
+
+def _plain(name: str) -> Any:
+    return lambda builder, algebra, a, b: getattr(builder, name)(a, b)
 
 
 def _ordered(symbol: str) -> Any:
@@ -363,17 +390,7 @@ def _overload(symbol: Any, function: Any) -> None:
 
 _overload(operator.add, _operator(_plus))
 _overload(operator.mul, _operator(_times))
-_overload(operator.sub, _operator(_minus))
-_overload(operator.truediv, _operator(_quotient))
+_overload(operator.sub, _operator(_plain("fsub")))
+_overload(operator.truediv, _operator(_plain("fdiv")))
 _overload(operator.gt, _operator(_ordered(">"), compares=True))
 _overload(operator.lt, _operator(_ordered("<"), compares=True))
-
-
-@intrinsic
-def log(typing: Any, x: Any) -> Any:
-    """Lane by lane the natural logarithm; of 0 it is -inf."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return call_llvm(builder, f"llvm.log.v{LANES}f64", _DOUBLE, args)
-
-    return lanes(lanes), emit

@@ -1,0 +1,142 @@
+"""The best segmentation for (K, C, C) transitions: the same rings in the max semiring.
+
+There are no back-pointers. The values of the recurrence are kept, and the way back looks for the
+one that gave each of them, bit by bit, in the order in which ties are resolved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torch_semimarkov.backends.cpu.compile import compiled, part
+from torch_semimarkov.backends.cpu.elementary import larger
+from torch_semimarkov.backends.cpu.per_duration_scan import (
+    copy,
+    largest_of,
+    open_row,
+    slot_of,
+    step_of,
+    take_in,
+)
+from torch_semimarkov.backends.cpu.vector import (
+    LANES,
+    load,
+    spread,
+    spread_from,
+    store,
+)
+
+
+@part
+def best_of_segments(shared, rings, first, newest, rows, sizes, v):
+    """Lanes v.. of the best segment that ends here, with its best source."""
+    transition, bias, _, _ = shared
+    opened, source = rings
+    _, K, C, labels, S = sizes
+    top = first
+    for d in range(rows):
+        at = slot_of(newest, d, K) * C
+        a = b = e = f = spread(-np.inf)
+        for c in range(0, labels, 4):
+            i, pair = at + c, (d * S + c) * C + v
+            a = larger(a, spread_from(source, i) + load(transition, pair))
+            b = larger(b, spread_from(source, i + 1) + load(transition, pair + C))
+            e = larger(e, spread_from(source, i + 2) + load(transition, pair + 2 * C))
+            f = larger(f, spread_from(source, i + 3) + load(transition, pair + 3 * C))
+        best = larger(larger(a, b), larger(e, f))
+        top = larger(top, best + load(opened, at + v) + load(bias, d * C + v))
+    return top
+
+
+@compiled
+def decode(terms, shared, sizes, rings, row, kept, table):
+    """Best score of one sequence, its segments in ``table`` (3, T), and their number.
+
+    Args:
+        terms, sizes: as for the scan.
+        shared: transition (K, S, C), bias (K, C), start and end (C,).
+        rings: opened and source, (K, C) each, full of -inf.
+        row: (C,). Room, full of -inf.
+        kept: room for the best values (L, labels) and the steps of the normaliser (L,).
+        table: filled in the order of the segments, and -1 after them.
+    """
+    scores, start_scores, end_scores = terms
+    _, bias, start, end = shared
+    L, K, C, labels, _ = sizes
+    opened, source = rings
+    values, steps = kept
+    newest, norm, step = K, 0.0, 0.0
+    for p in range(L):
+        newest = (newest if newest > 0 else K) - 1
+        copy(row, 0, source, newest * C, labels)
+        open_row(start_scores, p, 0.0, opened, newest * C, labels)
+        take_in(scores, p, step, opened, row, sizes)
+        norm += step
+        for v in range(0, C, LANES):
+            first = spread(-np.inf)
+            if p < K:
+                first = load(start, v) + load(opened, (K - 1) * C + v) + load(bias, p * C + v)
+            store(row, v, best_of_segments(shared, rings, first, newest, min(p, K), sizes, v))
+        copy(row, 0, values, p * labels, labels)
+        for c in range(labels if len(end_scores) > 0 else 0):
+            row[c] += end_scores[p * labels + c]
+        step = steps[p] = step_of(largest_of(row, labels))
+    label, score = labels, -np.inf
+    for c in range(labels):
+        if not row[c] + end[c] <= score:
+            label, score = c, row[c] + end[c]
+    if score == -np.inf:
+        return score, 0
+    return score + norm, follow_back(terms, shared, sizes, kept, label, table)
+
+
+@part
+def best_source(end_scores, shared, sizes, kept, begin, stop, label):
+    """Value and label of the best source of a segment; the lowest label wins ties."""
+    transition, _, _, _ = shared
+    _, _, C, labels, S = sizes
+    values, _ = kept
+    best, source = -np.inf, label
+    for c in range(labels):
+        at = (begin - 1) * labels + c
+        value = values[at] + end_scores[at] if len(end_scores) > 0 else values[at]
+        value = value + transition[((stop - begin - 1) * S + c) * C + label]
+        if value > best:
+            best, source = value, c
+    return best, source
+
+
+@part
+def best_segment(terms, shared, sizes, kept, stop, label):
+    """Start of the best segment that ends at ``stop``, and its source; the shortest wins ties."""
+    scores, start_scores, end_scores = terms
+    _, bias, start, _ = shared
+    _, K, C, labels, _ = sizes
+    values, steps = kept
+    for d in range(min(K, stop)):
+        begin = stop - 1 - d
+        entering, source = start[label], label
+        if begin > 0:
+            entering, source = best_source(end_scores, shared, sizes, kept, begin, stop, label)
+        opened = start_scores[begin * labels + label] if len(start_scores) > 0 else 0.0
+        for p in range(begin, stop):
+            opened += scores[p * labels + label] - (steps[p - 1] if p > 0 else 0.0)
+        if entering + opened + bias[d * C + label] == values[(stop - 1) * labels + label]:
+            return begin, source
+    return stop - 1, label  # only where there is NaN
+
+
+@part
+def follow_back(terms, shared, sizes, kept, label, table):
+    """Walk back from the best last label; the segments go to ``table`` in their order."""
+    L, _, _, _, _ = sizes
+    count, stop = 0, L
+    while stop > 0:
+        begin, source = best_segment(terms, shared, sizes, kept, stop, label)
+        count += 1
+        table[0, L - count], table[1, L - count], table[2, L - count] = begin, stop, label
+        stop, label = begin, source
+    for row in range(3):
+        for i in range(L):
+            table[row, i] = table[row, L - count + i] if i < count else -1
+    return count

@@ -1,0 +1,234 @@
+"""The compiled kernels for (K, C, C) transitions at sizes and scores that enumeration cannot reach.
+
+The judge is the recurrence in numpy's long double, a text of its own, and the reference backend.
+"""
+
+import numpy as np
+import pytest
+import torch
+from factory import (
+    TERMS,
+    Size,
+    gradients_of,
+    make_inputs,
+    runs_on,
+    tensors,
+    upstream,
+    with_grad,
+)
+from test_contract_viterbi import restore_forbidden, tied
+from tolerances import assert_close
+
+from torch_semimarkov.backends.cpu.per_duration import _FixedSum
+from torch_semimarkov.functional import log_partition, marginals, viterbi
+
+SIZE = Size((300, 211), K=20, C=7, padding=3)
+
+
+def hostile(name):
+    """Inputs of one hard kind, each with every term present."""
+    inputs = make_inputs(SIZE, flags="all" if name == "forbidden" else "per-duration", seed=7)
+    for term, x in make_inputs(SIZE, flags="boundary", seed=8).items():
+        inputs.setdefault(term, x)
+    for term, x in make_inputs(SIZE, flags="start-end", seed=9).items():
+        inputs.setdefault(term, x)
+    if name == "x100":
+        return {n: x * 100 if x.is_floating_point() else x for n, x in inputs.items()}
+    if name == "drift":
+        inputs["scores"] += torch.linspace(-3.0, 3.0, SIZE.C, dtype=torch.float64)
+        inputs["scores"] -= 3.0
+    if name == "long segments only":
+        inputs["duration_bias"][:15] = -torch.inf
+    if name == "left to right":
+        later = torch.ones(SIZE.C, SIZE.C, dtype=torch.bool).triu()
+        inputs["transition"] = inputs["transition"].masked_fill(~later, -torch.inf)
+        inputs["start"][1:] = -torch.inf
+        inputs["scores"] += 30.0 * torch.arange(SIZE.C, 0, -1, dtype=torch.float64)
+    if name == "far sources":
+        inputs["transition"][:, ::2] -= 1500.0
+        inputs["scores"][:, 100:150, 1::2] -= 900.0
+    return inputs
+
+
+HOSTILE = ("x100", "drift", "forbidden", "long segments only", "left to right", "far sources")
+for_each_hostile = pytest.mark.parametrize("name", HOSTILE)
+
+
+def log_sum(x, axis):
+    """Log of the sum of exponentials along one axis, in the type of ``x``."""
+    top = x.max(axis, keepdims=True)
+    base = np.where(np.isinf(top), 0, top)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(x - base).sum(axis)) + np.squeeze(base, axis)
+
+
+class LongDouble:
+    """Log partition and posteriors of one sequence, by two recurrences over absolute scores."""
+
+    def __init__(self, inputs, b):
+        L = int(inputs["lengths"][b])
+        x = {n: t.detach().numpy().astype(np.longdouble) for n, t in tensors(inputs).items()}
+        scores, starts, ends = (x[n][b, :L] for n in ("scores", "start_scores", "end_scores"))
+        K, C = x["duration_bias"].shape
+        alpha = np.full((L + 1, C), -np.inf, dtype=np.longdouble)
+        beta = np.full((L + 1, C), -np.inf, dtype=np.longdouble)
+        beta[L] = x["end"]
+
+        def segments(s, t):
+            """Rows d-1 of bias and content for segments from s or to t, whichever is given."""
+            sums = scores[s : s + K].cumsum(0) if t is None else scores[max(t - K, 0) : t][::-1]
+            sums = sums if t is None else sums.cumsum(0)
+            return sums + x["duration_bias"][: len(sums)]
+
+        for t in range(1, L + 1):
+            ways = segments(None, t) + ends[t - 1]
+            for d in range(1, len(ways) + 1):
+                s = t - d
+                before = alpha[s][:, None] + x["transition"][d - 1]
+                ways[d - 1] += starts[s] + (x["start"] if s == 0 else log_sum(before, 0))
+            alpha[t] = log_sum(ways, 0)
+        self.value = log_sum(alpha[L] + x["end"], 0)
+        self.starts = np.zeros((L, C))
+        self.pairs = np.zeros((K, C, C))
+        for s in range(L - 1, -1, -1):
+            rest = segments(s, None) + starts[s]
+            rest += ends[s : s + len(rest)] + beta[s + 1 : s + 1 + len(rest)]
+            if s == 0:
+                self.starts[0] = np.exp(rest + x["start"] - self.value).sum(0)
+                continue
+            ways = x["transition"][: len(rest)] + rest[:, None]
+            beta[s] = log_sum(log_sum(ways, 2), 0)
+            shares = np.exp(alpha[s][:, None] + ways - self.value)
+            self.starts[s] = shares.sum((0, 1))
+            self.pairs[: len(rest)] += shares
+        self.ends = np.exp(alpha[1:] + beta[1:] - self.value)
+
+
+@for_each_hostile
+def test_hostile_scores_keep_every_digit(name):
+    inputs = hostile(name)
+    leaves, weight = with_grad(inputs), upstream(SIZE.B)
+    with runs_on("cpu"):
+        value = log_partition(**leaves)
+        gradients = gradients_of(value, leaves, weight)
+    judges = [LongDouble(inputs, b) for b in range(SIZE.B)]
+    assert_close("log_partition", torch.float64, value, [float(one.value) for one in judges])
+    pairs = sum(w * one.pairs for w, one in zip(weight.tolist(), judges, strict=True))
+    assert_close("gradient", torch.float64, gradients["transition"], torch.from_numpy(pairs))
+    for b, (L, one) in enumerate(zip(SIZE.lengths, judges, strict=True)):
+        for term, truth in (("start_scores", one.starts), ("end_scores", one.ends)):
+            found = gradients[term][b, :L]
+            truth = weight[b] * torch.from_numpy(truth.astype(np.float64))
+            assert_close("gradient", torch.float64, found, truth)
+
+
+@for_each_hostile
+def test_hostile_scores_give_the_posteriors_of_the_reference(name):
+    inputs = hostile(name)
+    with runs_on("cpu"):
+        found = marginals(**inputs)
+    truth = marginals(**inputs, backend="reference")
+    for field in ("labels", "starts", "ends", "transitions", "durations"):
+        torch.testing.assert_close(
+            getattr(found, field), getattr(truth, field), rtol=1e-8, atol=1e-8, msg=field
+        )
+
+
+@for_each_hostile
+def test_hostile_scores_give_the_path_of_the_reference(name):
+    inputs = hostile(name)
+    with runs_on("cpu"):
+        found = viterbi(**inputs)
+    truth = viterbi(**inputs, backend="reference")
+    assert found.segments == truth.segments
+    assert_close("score", torch.float64, found.scores, truth.scores)
+
+
+@pytest.mark.parametrize("flags", ["per-duration", "all"])
+@pytest.mark.parametrize("offset", [0.0, 40.0])
+def test_of_many_equal_paths_the_documented_one_is_taken(flags, offset):
+    original = make_inputs(SIZE, flags=flags)
+    inputs = restore_forbidden(tied(original), original)
+    inputs["scores"] += offset
+    with runs_on("cpu"):
+        found = viterbi(**inputs)
+    truth = viterbi(**inputs, backend="reference")
+    assert found.segments == truth.segments
+    assert torch.equal(found.scores, truth.scores)
+
+
+def all_results(inputs):
+    leaves = with_grad(inputs)
+    value = log_partition(**leaves)
+    gradients = gradients_of(value, leaves, upstream(len(value)))
+    best = viterbi(**inputs)
+    return [value.detach(), *gradients.values(), best.scores, *vars(best.segments).values()]
+
+
+@pytest.mark.parametrize("flags", ["per-duration", "all"])
+def test_threads_change_no_bit(flags):
+    inputs = make_inputs(Size((150, 60, 149, 1, 90, 120, 33), K=20, C=7), flags=flags)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            with runs_on("cpu"):
+                results.append(all_results(inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])
+def test_the_sum_over_sequences_does_not_depend_on_who_comes_first(count):
+    draw = np.random.default_rng(count)
+    parts = draw.normal(size=(count, 5)) * 10.0 ** draw.integers(-8, 8, size=(count, 1))
+    totals = []
+    for order in (range(count), reversed(range(count)), draw.permutation(count)):
+        total = _FixedSum(count)
+        for index in order:
+            total.add(int(index), parts[index].copy())
+        totals.append(total.total)
+    np.testing.assert_allclose(totals[0], parts.sum(0), rtol=1e-12, atol=1e-9)
+    assert all(np.array_equal(totals[0], other) for other in totals)
+
+
+def test_a_repeated_row_is_the_plain_transition():
+    inputs = make_inputs(SIZE, flags="boundary")
+    repeated = {**inputs, "transition": inputs["transition"].expand(SIZE.K, -1, -1)}
+    results = [marginals(**each, backend="cpu") for each in (inputs, repeated)]
+    plain, found = (each._replace(transitions=None) for each in results)
+    for name in ("labels", "starts", "ends", "durations"):
+        assert_close("marginals", torch.float64, getattr(found, name), getattr(plain, name))
+    summed = results[1].transitions.sum(0)
+    assert_close("marginals", torch.float64, summed, results[0].transitions)
+    assert viterbi(**repeated, backend="cpu").segments == viterbi(**inputs).segments
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_a_long_sequence_stays_a_distribution(offset):
+    size = Size((200_000,), K=3, C=2)
+    inputs = make_inputs(size, flags="per-duration")
+    inputs["scores"] += offset
+    with runs_on("cpu"):
+        found = marginals(**inputs)
+    ones = torch.ones(1, size.T, dtype=torch.float64)
+    torch.testing.assert_close(found.labels.sum(-1), ones, rtol=0.0, atol=1e-8)
+    number = found.starts.sum().item()
+    assert found.transitions.sum().item() == pytest.approx(number - 1, rel=1e-10)
+    assert found.durations.sum().item() == pytest.approx(number, rel=1e-10)
+
+
+def test_nan_reaches_the_value_where_it_is_not_refused():
+    inputs = make_inputs(SIZE, flags="per-duration")
+    inputs["scores"][0, 40, 3] = torch.nan
+    with runs_on("cpu"):
+        value = log_partition(**inputs, validate_args=False)
+        viterbi(**inputs, validate_args=False)
+    assert value[0].isnan()
+    assert value[1].isfinite()
+
+
+def test_every_term_is_among_the_hostile_ones():
+    assert all(name in hostile("x100") for name in TERMS)
