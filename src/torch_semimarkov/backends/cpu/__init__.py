@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torch_semimarkov.backends.cpu import partition, per_duration
-from torch_semimarkov.backends.cpu.messages import kept_size
+from torch_semimarkov.backends.cpu import gradient, partition, per_duration
+from torch_semimarkov.backends.cpu.messages import Layout, layout_of, padded
+from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
-from torch_semimarkov.backends.cpu.vector import LANES
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
 from torch_semimarkov.potentials import Potentials
 
@@ -39,12 +42,10 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
 def kept_shape(
     potentials: Potentials, keep: bool, checkpoint_interval: int | None
 ) -> tuple[int, ...]:
-    """The left-to-right messages of each sequence, or nothing."""
+    """The messages of each sequence that the backward needs, or nothing."""
     if potentials.per_duration:
         return per_duration.kept_shape(potentials, keep, checkpoint_interval)
-    if not keep or checkpoint_interval is not None:
-        return (1, 0)
-    return (potentials.B, kept_size(potentials.T, potentials.C))
+    return (potentials.B, _layout(potentials, checkpoint_interval).size) if keep else (1, 0)
 
 
 def forward(
@@ -57,7 +58,9 @@ def forward(
     if semiring == "max":
         return viterbi(potentials)[0], kept.zero_()
     value = torch.empty(potentials.B, dtype=torch.float64)
-    _run(partition.forward, potentials, potentials.B, kept.numpy(), value.numpy())
+    layout = _layout(potentials, checkpoint_interval if keep else None)
+    items = potentials.B + (keep and layout.half < -(-potentials.T // TILE))
+    _run(partition.forward, potentials, items, layout, kept.numpy(), value.numpy())
     return value, kept
 
 
@@ -67,32 +70,30 @@ def backward(
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
     if potentials.per_duration:
         return per_duration.backward(potentials, value, kept, weight)
-    p = potentials
-    groups, K = min(p.B, GROUPS), min(p.K, p.T)
-    if not kept.numel():
-        kept = forward(p, "log", True, None)[1]
+    p, stretch = potentials, int(kept[0, -3])
+    layout = _layout(p, stretch * TILE or None)
+    items = 2 if layout.half < -(-p.T // TILE) else min(p.B, GROUPS)
+    K = min(p.K, p.T)
+    sums = np.empty((items, (p.C + K + 2) * p.C))
     boundaries = p.start_scores is not None or p.end_scores is not None
     nothing = p.scores.new_empty(0)
     grads = [torch.empty_like(p.scores)]
     grads += [torch.empty_like(p.scores) if boundaries else nothing for _ in range(2)]
-    sums = np.empty((groups, (p.C + K + 2) * p.C))
     weights = weight.to(torch.float64).contiguous().numpy()
     flat = tuple(grad.numpy().reshape(-1) for grad in grads)
-    _run(partition.backward, p, groups, kept.numpy(), weights, flat, sums)
+    _run(gradient.backward, p, items, layout, kept.numpy(), weights, flat, sums)
     counts = torch.from_numpy(sums.sum(0)).to(p.scores.dtype).reshape(-1, p.C)
     transition, bias, start, end = (x.clone() for x in counts.split([p.C, K, 1, 1]))
     found = {
         "scores": grads[0],
         "transition": transition,
-        "duration_bias": pad(bias, (0, 0, 0, p.K - K)),
+        "duration_bias": pad(bias, (0, 0, 0, p.K - K)) if K < p.K else bias,
         "start": start[0],
         "end": end[0],
         "start_scores": grads[1],
         "end_scores": grads[2],
     }
-    return {
-        name: found[name].clone() if name[-1] in "ndts" else found[name] for name, _ in p.terms()
-    }
+    return {name: found[name] for name, _ in p.terms()}
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,7 +108,11 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     return score, table, count
 
 
-def _run(kernel, p: Potentials, count: int, *results) -> None:
+def _layout(p: Potentials, interval: int | None) -> Layout:
+    return layout_of(p.B, p.T, min(p.K, p.T), p.C, interval)
+
+
+def _run(kernel: Callable[..., None], p: Potentials, count: int, *results: Any) -> None:
     """Run a kernel over ``count`` sequences or groups, divided among the threads."""
     starts, ends = p.start_scores, p.end_scores
     if starts is None and ends is not None:
@@ -116,7 +121,7 @@ def _run(kernel, p: Potentials, count: int, *results) -> None:
         ends = torch.zeros_like(p.scores)
     terms = tuple(_flat(x, p.scores) for x in (p.scores, starts, ends))
     shared = tuple(_flat(x, p.scores) for x in (p.transition, p.duration_bias, p.start, p.end))
-    sizes = p.T, min(p.K, p.T), -(-p.C // LANES) * LANES, p.C
+    sizes = p.T, min(p.K, p.T), padded(p.C), p.C
     lengths = p.lengths.numpy()
 
     def task(share: np.ndarray) -> None:

@@ -13,29 +13,28 @@ from torch_semimarkov.backends.cpu.compile import part
 from torch_semimarkov.backends.cpu.elementary import exp, log
 from torch_semimarkov.backends.cpu.exact import sum_of_sources
 from torch_semimarkov.backends.cpu.plan import TILE
-from torch_semimarkov.backends.cpu.tile import LOG2, product
+from torch_semimarkov.backends.cpu.tile import LOG2, load_some, product
 from torch_semimarkov.backends.cpu.vector import (
     LANES,
     LINEAR,
     load,
-    load_part,
     spread,
     store,
 )
 
 
 @part
-def load_linear(kept, rows, tile, n, growth, log_scale, weight, work, plan):
+def load_linear(kept, rows, info, tile, n, growth, log_scale, weight, work, plan):
     """Rows of a tile whose right-to-left messages are linear."""
-    info = rows + 3 * tile
+    own = info + 3 * tile
     gamma, scale = growth * LOG2 / n, math.exp(log_scale) * weight
     for j in range(n + (tile > 0)):
         i = n - j
-        exact = kept[info + 2 if i else info - 1] > 0.0
-        shift = kept[info - 2] - kept[info] if i == 0 else 0.0
+        exact = kept[own + 2 if i else own - 1] > 0.0
+        shift = kept[own - 2] - kept[own] if i == 0 else 0.0
         factor = scale * 2.0**shift
         for v in range(0, plan.C, LANES):
-            row = _row(kept, (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
+            row = load_some(kept, rows + (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
             if exact:
                 more = log_scale - i * gamma + shift * LOG2
                 row = exp(row + spread(more)) * spread(weight)
@@ -48,7 +47,7 @@ def load_linear(kept, rows, tile, n, growth, log_scale, weight, work, plan):
         for v in range(plan.C // LANES):
             if tile == 0 and j == n - 1:
                 row = load(work, plan.first + v * LANES)
-                row = exp(row + spread(log_scale - kept[info] * LOG2)) * spread(weight)
+                row = exp(row + spread(log_scale - kept[own] * LOG2)) * spread(weight)
             else:
                 P = plan.left_p + (j + 1) * plan.C
                 row = product(LINEAR, P, plan.X, v, work, plan)
@@ -56,29 +55,24 @@ def load_linear(kept, rows, tile, n, growth, log_scale, weight, work, plan):
 
 
 @part
-def load_exact(kept, rows, tile, n, log_scale, work, plan):
+def load_exact(kept, rows, info, tile, n, log_scale, work, plan):
     """Rows of a tile whose right-to-left messages are logs."""
-    info = rows + 3 * tile
-    gamma = (kept[info + 1] - kept[info]) * LOG2 / n
+    own = info + 3 * tile
+    gamma = (kept[own + 1] - kept[own]) * LOG2 / n
     for j in range(n + (tile > 0)):
         i = n - j
-        exact = kept[info + 2 if i else info - 1] > 0.0
-        shift = (kept[info - 2] - kept[info]) * LOG2 if i == 0 else i * gamma
+        exact = kept[own + 2 if i else own - 1] > 0.0
+        shift = (kept[own - 2] - kept[own]) * LOG2 if i == 0 else i * gamma
         for v in range(0, plan.C, LANES):
-            row = _row(kept, (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
+            row = load_some(kept, rows + (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
             row = (row if exact else log(row)) + spread(shift + log_scale)
             store(work, plan.left_p + j * plan.C + v, row)
     for j in range(n):
         for v in range(plan.C // LANES):
             if tile == 0 and j == n - 1:
                 row = load(work, plan.first + v * LANES)
-                row = row + spread(log_scale - kept[info] * LOG2)
+                row = row + spread(log_scale - kept[own] * LOG2)
             else:
                 P = plan.left_p + (j + 1) * plan.C
                 row = sum_of_sources(P, plan.move, v, work, plan)
             store(work, plan.left_q + j * plan.C + v * LANES, row)
-
-
-@part
-def _row(kept, at, count):
-    return load(kept, at) if count >= LANES else load_part(kept, at, count)

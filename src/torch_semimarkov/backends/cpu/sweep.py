@@ -21,6 +21,8 @@ from torch_semimarkov.backends.cpu.tile import (
     growth_of,
     harmless,
     history,
+    load_some,
+    product,
     solve,
 )
 from torch_semimarkov.backends.cpu.vector import (
@@ -100,6 +102,29 @@ def take_exactly(n, work, state, plan):
         store(work, plan.Q + v, row)
     reopen(work, state, plan)
     solve_exactly(n, work, state, plan)
+
+
+@part
+def replay(n, kept, rows, info, tile, work, state, plan):
+    """A tile from right to left whose P[1..n] are kept, with the same bits as by :func:`take`."""
+    growth, beyond = growth_of(n, True, work, plan)
+    state[S.MIDDLE], state[S.BEYOND] = growth, beyond
+    if kept[info + 3 * tile + 2] > 0.0:
+        take_exactly(n, work, state, plan)
+        return
+    state[S.EXACT], state[S.GROWTH] = 0, growth
+    fill_factors(n, growth * LOG2 / n, work, plan)
+    for j in range(n):
+        row = (j + 1) * plan.C
+        for v in range(0, plan.C, LANES):
+            here = j * plan.C + v
+            e = load(work, plan.Q + here) * load(work, plan.enter + here)
+            store(work, plan.window + v * plan.rows + (plan.K - 1 + j) * LANES, e)
+            at, count = rows + (tile * TILE + j) * plan.labels + v, plan.labels - v
+            store(work, plan.P + row + v, load_some(kept, at, count))
+        for v in range(plan.C // LANES):
+            found = product(LINEAR, plan.P + row, plan.X, v, work, plan)
+            store(work, plan.Q + row + v * LANES, found)
 
 
 @part

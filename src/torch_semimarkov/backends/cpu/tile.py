@@ -51,22 +51,22 @@ SUM_ROWS = TILE + ROWS
 
 
 @part
+def load_some(array, at, count):
+    """Eight lanes, or the ``count`` that are left before the padding."""
+    return load(array, at) if count >= LANES else load_part(array, at, count)
+
+
+@part
 def load_tile(terms, at, step, n, work, plan):
     """The terms of n positions, from ``at`` on in steps of ``step``, as float64 rows."""
     scores, opens, closes = terms
     for j in range(n):
         for v in range(0, plan.C, LANES):
             here, there, count = j * plan.C + v, at + j * step + v, plan.labels - v
-            if count >= LANES:
-                store(work, plan.scores + here, load(scores, there))
-                if plan.boundaries:
-                    store(work, plan.opens + here, load(opens, there))
-                    store(work, plan.closes + here, load(closes, there))
-            else:
-                store(work, plan.scores + here, load_part(scores, there, count))
-                if plan.boundaries:
-                    store(work, plan.opens + here, load_part(opens, there, count))
-                    store(work, plan.closes + here, load_part(closes, there, count))
+            store(work, plan.scores + here, load_some(scores, there, count))
+            if plan.boundaries:
+                store(work, plan.opens + here, load_some(opens, there, count))
+                store(work, plan.closes + here, load_some(closes, there, count))
 
 
 @part
