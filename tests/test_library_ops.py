@@ -53,12 +53,12 @@ def canonical(flags, dtype=torch.float64, grad=False):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("interval", [None, 2])
 def test_the_log_partition_op_passes_opcheck(flags, grad, interval):
-    arguments = [*library.flatten(canonical(flags, grad=grad)), "log", "double", grad, interval]
+    arguments = [*canonical(flags, grad=grad).fields(), "log", "double", grad, interval]
     torch.library.opcheck(library.log_partition_op, tuple(arguments))
 
 
 def test_the_log_partition_op_passes_opcheck_in_the_max_semiring_and_in_float32():
-    flat = library.flatten(canonical("boundary", torch.float32))
+    flat = canonical("boundary", torch.float32).fields()
     torch.library.opcheck(library.log_partition_op, (*flat, "max", "double", False, None))
     torch.library.opcheck(library.log_partition_op, (*flat, "log", "double", True, None))
 
@@ -66,7 +66,7 @@ def test_the_log_partition_op_passes_opcheck_in_the_max_semiring_and_in_float32(
 @for_each_flags
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_backward_op_passes_opcheck(flags, dtype):
-    flat = library.flatten(canonical(flags, dtype))
+    flat = canonical(flags, dtype).fields()
     value, kept = library.log_partition_op(*flat, "log", "double", True, None)
     weight = upstream(3)
     arguments = (*flat, value, kept, weight, "double")
@@ -75,7 +75,7 @@ def test_the_backward_op_passes_opcheck(flags, dtype):
 
 @for_each_flags
 def test_the_viterbi_op_passes_opcheck(flags):
-    flat = library.flatten(canonical(flags))
+    flat = canonical(flags).fields()
     torch.library.opcheck(library.viterbi_op, (*flat, "double"))
 
 
@@ -119,7 +119,7 @@ def test_only_the_terms_that_require_a_gradient_get_one():
 
 def test_nothing_is_kept_without_a_gradient():
     p = canonical("plain")
-    _, kept = library.log_partition_op(*library.flatten(p), "log", "double", False, None)
+    _, kept = library.log_partition_op(*p.fields(), "log", "double", False, None)
     assert kept.numel() == 0
 
 
@@ -135,7 +135,7 @@ def test_a_gradient_in_the_max_semiring_goes_along_the_best_path(double):
 
 
 def test_a_gradient_of_the_op_itself_in_the_max_semiring_is_refused():
-    flat = library.flatten(canonical("plain", grad=True))
+    flat = canonical("plain", grad=True).fields()
     value, _ = library.log_partition_op(*flat, "max", "double", True, None)
     with pytest.raises(UnsupportedError, match="gradient for semiring='log', not 'max'"):
         value.sum().backward()

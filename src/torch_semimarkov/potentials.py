@@ -80,8 +80,15 @@ class Potentials:
 
     def terms(self) -> list[tuple[str, Tensor]]:
         """The float terms that are present, with their names, in a fixed order."""
-        named = ((name, getattr(self, name)) for name in TERMS)
+        named = zip(TERMS, self.fields(), strict=False)
         return [(name, tensor) for name, tensor in named if tensor is not None]
+
+    def fields(self) -> tuple[Tensor | None, ...]:
+        """Every term in the order of ``TERMS``, None where it is absent, and then the lengths."""
+        return (
+            self.scores, self.transition, self.duration_bias, self.start, self.end,
+            self.start_scores, self.end_scores, self.lengths,
+        )  # fmt: skip
 
     def map_terms(self, change: Callable[[Tensor], Tensor]) -> Potentials:
         """The same potentials with ``change`` applied to every float term that is present."""
@@ -173,7 +180,7 @@ class Potentials:
         return problems
 
     def _value_problems(self, name: str, tensor: Tensor) -> list[str]:
-        values = tensor.detach()
+        values = tensor.detach() if tensor.requires_grad else tensor
         per_position = values.dim() == 3 and name != "transition"
         # The largest value is NaN if any is; one pass, and -inf passes.
         if values.max().item() < torch.inf:

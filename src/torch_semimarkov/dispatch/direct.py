@@ -20,18 +20,13 @@ _INPUTS = (*TERMS, "lengths")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def flatten(p: Potentials) -> list[Tensor | None]:
-    """The tensors of the potentials in the order in which the ops take them."""
-    return [getattr(p, name) for name in _INPUTS]
-
-
 def assemble(tensors: Sequence[Tensor | None]) -> Potentials:
-    """The inverse of :func:`flatten`."""
+    """Potentials from their ``fields()``."""
     return Potentials(**dict(zip(_INPUTS, tensors, strict=True)))  # type: ignore[arg-type]
 
 
 def unwatched(tensors: Iterable[Tensor | None]) -> bool:
-    """True unless a trace, a transform, a mode or a tensor subclass has to see the call as an op."""
+    """True unless a trace, a transform, a mode or a tensor subclass must see the call as an op."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
@@ -40,7 +35,7 @@ def unwatched(tensors: Iterable[Tensor | None]) -> bool:
 
 
 class LogPartition(torch.autograd.Function):
-    """``apply(*flatten(p), backend, semiring, checkpoint_interval, dtype)``: (B,) of that dtype."""
+    """``apply(*p.fields(), backend, semiring, checkpoint_interval, dtype)``: (B,) of that dtype."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -69,17 +64,17 @@ def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:
         needed = ctx.needs_input_grad[: len(TERMS)]
         p = assemble(tensors)
         return reference.differentiable_gradient(p, weight, needed, ctx.interval)
-    return expectations(ctx.backend, tensors, (value, kept, weight))
+    return lean_gradient(ctx.backend, tensors, (value, kept, weight))
 
 
-def expectations(
+def lean_gradient(
     backend: str, tensors: Sequence[Tensor | None], results: tuple[Tensor, Tensor, Tensor]
 ) -> list[Tensor | None]:
     """What the backward of ``backend`` gives: one gradient a term, None if it is absent.
 
     Args:
         backend: name of a compiled backend.
-        tensors: canonical potentials, as :func:`flatten` gives them.
+        tensors: canonical potentials, as ``Potentials.fields`` gives them.
         results: value and messages of its forward, and the upstream gradient.
     """
     terms = tensors[: len(TERMS)]

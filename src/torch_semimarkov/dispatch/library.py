@@ -7,11 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch.direct import assemble, flatten, gradient
+from torch_semimarkov.dispatch.direct import assemble, gradient
 from torch_semimarkov.dispatch.registry import CompiledBackend, load
 from torch_semimarkov.potentials import TERMS, Potentials
-
-__all__ = ["flatten", "log_partition_backward_op", "log_partition_op", "viterbi_op"]
 
 _TENSORS = len(TERMS) + 1
 
@@ -74,7 +72,7 @@ def log_partition_backward_op(
 
 @log_partition_backward_op.register_fake
 def _(*arguments: Any) -> list[Tensor]:
-    p = assemble(arguments[: _TENSORS])
+    p = assemble(arguments[:_TENSORS])
     present = dict(p.terms())
     return [
         torch.empty_like(present[name]) if name in present else p.scores.new_empty(0)
@@ -101,7 +99,7 @@ def viterbi_op(
 
 @viterbi_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    p = assemble(arguments[: _TENSORS])
+    p = assemble(arguments[:_TENSORS])
     table = torch.empty(3, p.B, p.T, dtype=torch.int64, device=p.device)
     return _wide(p, p.B), table, torch.empty(p.B, dtype=torch.int64, device=p.device)
 

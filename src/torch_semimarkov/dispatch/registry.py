@@ -145,4 +145,9 @@ def load(name: str) -> Backend:
     missing = why_missing(name)
     if missing:
         raise UnsupportedError(missing)
+    return loaded(name)
+
+
+def loaded(name: str) -> Backend:
+    """The backend called ``name``, of which :func:`why_missing` says nothing."""
     return sys.modules[_MODULES[name]]  # type: ignore[return-value]

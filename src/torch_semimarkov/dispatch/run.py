@@ -30,7 +30,7 @@ def log_partition(
         value = cast(CompositeBackend, chosen).log_partition(p, semiring, checkpoint_interval)
         return value if dtype is None else value.to(dtype)
     keep = torch.is_grad_enabled() and any(x.requires_grad for _, x in p.terms())
-    tensors = direct.flatten(p)
+    tensors = p.fields()
     if not direct.unwatched(tensors):
         from torch_semimarkov.dispatch.library import log_partition_op
 
@@ -49,7 +49,7 @@ def viterbi(p: Potentials, backend: str | None = None) -> tuple[Tensor, Segments
     chosen = choose("viterbi", p, "max", backend)
     if chosen.COMPOSITE:
         return cast(CompositeBackend, chosen).viterbi(p)
-    tensors = direct.flatten(p)
+    tensors = p.fields()
     if direct.unwatched(tensors):
         score, table, counts = cast(CompiledBackend, chosen).viterbi(p)
     else:
@@ -57,5 +57,21 @@ def viterbi(p: Potentials, backend: str | None = None) -> tuple[Tensor, Segments
 
         score, table, counts = viterbi_op(*tensors, chosen.NAME)
     if not torch.compiler.is_compiling():
-        table = table[..., : max(1, int(counts.max()))]
+        table = table.narrow(-1, 0, max(1, int(counts.max())))
     return score, Segments(*table.unbind(0), counts)
+
+
+def expectations(
+    p: Potentials, backend: str | None = None, checkpoint_interval: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """The log partition (B,) float64 and its gradients by term, straight from the kernels.
+
+    None where they are for autograd to find: on a composite backend, or where the op is watched.
+    """
+    chosen = choose("log_partition", p, "log", backend)
+    if chosen.COMPOSITE or not direct.unwatched(p.fields()):
+        return None
+    compiled = cast(CompiledBackend, chosen)
+    with torch.no_grad():
+        value, kept = compiled.forward(p, "log", True, checkpoint_interval)
+        return value, compiled.backward(p, value, kept, torch.ones_like(value))

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch_semimarkov.dispatch.registry import Backend, available_backends, load, why_missing
+from torch_semimarkov.dispatch.registry import (
+    Backend,
+    available_backends,
+    load,
+    loaded,
+    why_missing,
+)
 from torch_semimarkov.errors import UnsupportedError, raise_all
 from torch_semimarkov.potentials import Potentials
 
@@ -92,7 +98,7 @@ def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = 
     asked, names = _candidates(backend)
     for name in names:
         if not _reasons(name, op, p, semiring, asked is not None):
-            return load(name)
+            return loaded(name)
     found = explain_op(op, p, semiring, backend)
     only = "" if found.asked is None else f" by backend={found.asked!r}"
     lines = [f"{name}: {reason}" for name, why in found.reasons.items() for reason in why]
@@ -122,5 +128,7 @@ def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> l
     excluded = _left_out()
     if name in excluded and not asked:
         return [f"left out by {excluded[name]}"]
-    missing = "" if asked else why_missing(name)
-    return [missing] if missing else load(name).reasons_against(op, p, semiring)
+    missing = why_missing(name)
+    if missing and asked:
+        raise UnsupportedError(missing)
+    return [missing] if missing else loaded(name).reasons_against(op, p, semiring)
