@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import ShapeError, raise_all
-from torch_semimarkov.segments import lengths_problem
+from torch_semimarkov.segments import lengths_problem, range_problem
 
 TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -120,11 +120,9 @@ class Potentials:
         Raises:
             ShapeError: lengths outside 1..T, or a NaN or +inf before a sequence's length.
         """
-        problems = []
-        lengths = [] if self.lengths is None else self.lengths.tolist()
-        if lengths and not 1 <= min(lengths) <= max(lengths) <= self.T:
-            problems.append(f"lengths must be in 1..T = 1..{self.T}, got {lengths}")
-        else:
+        problem = None if self.lengths is None else range_problem(self.lengths, self.T)
+        problems = [problem] if problem else []
+        if not problems:
             for name, tensor in self.terms():
                 problems.extend(self._value_problems(name, tensor))
         raise_all(ShapeError, "semi-CRF potentials hold values they must not", problems)
