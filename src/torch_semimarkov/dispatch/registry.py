@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -132,8 +134,19 @@ def _import(module: str) -> str:
     try:
         importlib.import_module(module)
     except ImportError as error:
+        if error.name == "numba":
+            _advise_numba()
         return str(error)
     return ""
+
+
+@lru_cache(maxsize=1)
+def _advise_numba() -> None:
+    """Say once in a process what would speed calls on CPU tensors up."""
+    logging.getLogger("torch_semimarkov").warning(
+        "numba is not installed, so CPU tensors run on the slow reference backend; "
+        "`pip install numba` gives the compiled one"
+    )
 
 
 def load(name: str) -> Backend:

@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from torch_semimarkov.backends.cpu.compile import compiled as compiled
+
 LANES = 8
 
 _DOUBLE = ir.VectorType(ir.DoubleType(), LANES)
@@ -179,15 +181,6 @@ def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return _call(builder, f"llvm.fmuladd.v{LANES}f64", args)
 
     return lanes(lanes, lanes, lanes), emit
-
-
-def compiled(function: Any) -> Any:
-    """Compile at the first call, and keep the code on disk where there is a place to write to."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it may write its cache to
-        return njit(**options)(function)
 
 
 @njit(inline="always")
