@@ -1,5 +1,7 @@
 """The registered ops, through a stand-in for a compiled backend; opcheck and torch.compile."""
 
+import contextlib
+
 import compiled_double
 import pytest
 import torch
@@ -15,9 +17,11 @@ from factory import (
     with_grad,
 )
 from tolerances import assert_close
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.dispatch import library
+from torch_semimarkov.dispatch import direct, library
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.functional import log_partition, marginals, segment_log_prob, viterbi
 from torch_semimarkov.potentials import Potentials
@@ -149,6 +153,76 @@ def test_marginals_of_a_compiled_backend_are_differentiable():
         gradients += torch.autograd.grad(found.labels[0, 0, 0], inputs["scores"])
     assert gradients[0].any()
     assert_close("second derivative", torch.float64, *gradients)
+
+
+# Who watches sees the op, and who does not watch pays for no op
+
+
+class Listing(TorchDispatchMode):
+    """A mode that lists the ops it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.seen.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+class Marked(torch.Tensor):
+    """A tensor subclass without any behaviour of its own."""
+
+
+def test_a_mode_sees_each_call_as_one_op_with_the_same_result(double):
+    inputs = with_grad(make_inputs(SIZES[4], flags="boundary"))
+    results, calls = [], []
+    for listing in (Listing(), contextlib.nullcontext()):
+        double.clear()
+        with listing:
+            value = log_partition(**inputs, backend="double")
+            gradients = gradients_of(value, inputs, upstream(3))
+            best = viterbi(**inputs, backend="double")
+        calls.append(list(double))
+        results.append((value, *gradients.values(), best.scores, best.segments.starts))
+        if isinstance(listing, Listing):
+            ops = [name for name in listing.seen if name.startswith("torch_semimarkov")]
+            parts = ("log_partition", "log_partition_backward", "viterbi")
+            assert ops == [f"torch_semimarkov.{part}.default" for part in parts]
+    assert calls[0] == calls[1] == ["forward", "backward", "viterbi"]
+    assert all(map(torch.equal, *results))
+
+
+def test_fake_tensors_get_shapes_without_a_kernel(double):
+    with FakeTensorMode() as mode:
+        inputs = {name: mode.from_tensor(x) for name, x in make_inputs(SIZES[4]).items()}
+        value = log_partition(**inputs, backend="double", validate_args=False)
+    assert isinstance(value, FakeTensor) and value.shape == (3,)
+    assert double == []
+
+
+def test_only_plain_tensors_without_a_watcher_skip_the_op():
+    plain = [torch.zeros(2), None, torch.nn.Parameter(torch.zeros(2))]
+    assert direct.unwatched(plain)
+    assert not direct.unwatched([*plain, torch.zeros(2).as_subclass(Marked)])
+    with Listing():
+        assert not direct.unwatched(plain)
+    seen = []
+    torch.func.vmap(lambda x: seen.append(direct.unwatched(plain)) or x)(torch.zeros(2))
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("interval", [None, 2])
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_marginals_without_gradients_are_one_forward_and_one_backward(double, guard, interval):
+    inputs = make_inputs(SIZES[4], torch.float32, "start-end")
+    with guard():
+        found = marginals(**inputs, backend="double", checkpoint_interval=interval)
+    assert double == ["forward", "backward"]
+    assert not any(x.requires_grad for x in found)
+    truth = marginals(**with_grad(inputs), backend="double")
+    for name in truth._fields:
+        assert torch.equal(getattr(found, name), getattr(truth, name).detach())
 
 
 # torch.compile

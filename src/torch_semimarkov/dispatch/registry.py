@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import UnsupportedError
@@ -115,7 +114,6 @@ def available_backends() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-@torch.compiler.assume_constant_result
 def why_missing(name: str) -> str:
     """Why there is no backend of this name, or why its module cannot be imported; empty if it can.
 
@@ -127,6 +125,10 @@ def why_missing(name: str) -> str:
         return f"backend must be one of {known} or 'auto', got {name!r}"
     failures = {other: _import(module) for other, module in _MODULES.items()}
     return f"backend {name!r} cannot be loaded: {failures[name]}" if failures[name] else ""
+
+
+# What torch.compiler.assume_constant_result sets; calling that imports the compiler, for 2 seconds.
+why_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _import(module: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -50,6 +51,7 @@ class KernelCache(NullCache):
             found = self._files.load_overload(signature, context)
         except Exception:  # a damaged file may raise anything, and costs no more than its absence
             found = None
+            self.flush()
         if found is None:
             _announce(self.cache_path)
         return found
@@ -63,7 +65,8 @@ class KernelCache(NullCache):
 
     def flush(self) -> None:
         """Forget what is kept."""
-        self._files.flush()
+        with suppress(OSError):
+            self._files.flush()
 
 
 class _StampedCache(FunctionCache):
