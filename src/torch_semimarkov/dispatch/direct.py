@@ -35,19 +35,19 @@ def unwatched(tensors: Iterable[Tensor | None]) -> bool:
 
 
 class LogPartition(torch.autograd.Function):
-    """``apply(*p.fields(), backend, semiring, checkpoint_interval, dtype)``: (B,) of that dtype."""
+    """``apply(*p.fields(), p, backend, semiring, checkpoint_interval, dtype)``: (B,) of a dtype."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, backend, semiring, interval, dtype = arguments
-        value, kept = backend.forward(assemble(tensors), semiring, True, interval)
+        *tensors, p, backend, semiring, interval, dtype = arguments
+        value, kept = backend.forward(p, semiring, True, interval)
         ctx.backend, ctx.semiring, ctx.interval = backend.NAME, semiring, interval
         ctx.save_for_backward(*tensors, value, kept)
         return value.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        return (*gradient(ctx, weight), None, None, None, None, None)
+        return (*gradient(ctx, weight), None, None, None, None, None, None)
 
 
 def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:

@@ -36,7 +36,7 @@ def log_partition(
 
         value, _ = log_partition_op(*tensors, semiring, chosen.NAME, keep, checkpoint_interval)
     elif keep:
-        options = chosen, semiring, checkpoint_interval, dtype or torch.float64
+        options = p, chosen, semiring, checkpoint_interval, dtype or torch.float64
         return direct.LogPartition.apply(*tensors, *options)
     else:
         compiled = cast(CompiledBackend, chosen)
