@@ -1,5 +1,7 @@
 """The registered ops, through a stand-in for a compiled backend; opcheck and torch.compile."""
 
+import contextlib
+
 import compiled_double
 import pytest
 import torch
@@ -15,9 +17,11 @@ from factory import (
     with_grad,
 )
 from tolerances import assert_close
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.dispatch import library
+from torch_semimarkov.dispatch import direct, library
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.functional import log_partition, marginals, segment_log_prob, viterbi
 from torch_semimarkov.potentials import Potentials
@@ -53,12 +57,12 @@ def canonical(flags, dtype=torch.float64, grad=False):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("interval", [None, 2])
 def test_the_log_partition_op_passes_opcheck(flags, grad, interval):
-    arguments = [*library.flatten(canonical(flags, grad=grad)), "log", "double", grad, interval]
+    arguments = [*canonical(flags, grad=grad).fields(), "log", "double", grad, interval]
     torch.library.opcheck(library.log_partition_op, tuple(arguments))
 
 
 def test_the_log_partition_op_passes_opcheck_in_the_max_semiring_and_in_float32():
-    flat = library.flatten(canonical("boundary", torch.float32))
+    flat = canonical("boundary", torch.float32).fields()
     torch.library.opcheck(library.log_partition_op, (*flat, "max", "double", False, None))
     torch.library.opcheck(library.log_partition_op, (*flat, "log", "double", True, None))
 
@@ -66,7 +70,7 @@ def test_the_log_partition_op_passes_opcheck_in_the_max_semiring_and_in_float32(
 @for_each_flags
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_backward_op_passes_opcheck(flags, dtype):
-    flat = library.flatten(canonical(flags, dtype))
+    flat = canonical(flags, dtype).fields()
     value, kept = library.log_partition_op(*flat, "log", "double", True, None)
     weight = upstream(3)
     arguments = (*flat, value, kept, weight, "double")
@@ -75,7 +79,7 @@ def test_the_backward_op_passes_opcheck(flags, dtype):
 
 @for_each_flags
 def test_the_viterbi_op_passes_opcheck(flags):
-    flat = library.flatten(canonical(flags))
+    flat = canonical(flags).fields()
     torch.library.opcheck(library.viterbi_op, (*flat, "double"))
 
 
@@ -119,7 +123,7 @@ def test_only_the_terms_that_require_a_gradient_get_one():
 
 def test_nothing_is_kept_without_a_gradient():
     p = canonical("plain")
-    _, kept = library.log_partition_op(*library.flatten(p), "log", "double", False, None)
+    _, kept = library.log_partition_op(*p.fields(), "log", "double", False, None)
     assert kept.numel() == 0
 
 
@@ -135,7 +139,7 @@ def test_a_gradient_in_the_max_semiring_goes_along_the_best_path(double):
 
 
 def test_a_gradient_of_the_op_itself_in_the_max_semiring_is_refused():
-    flat = library.flatten(canonical("plain", grad=True))
+    flat = canonical("plain", grad=True).fields()
     value, _ = library.log_partition_op(*flat, "max", "double", True, None)
     with pytest.raises(UnsupportedError, match="gradient for semiring='log', not 'max'"):
         value.sum().backward()
@@ -149,6 +153,76 @@ def test_marginals_of_a_compiled_backend_are_differentiable():
         gradients += torch.autograd.grad(found.labels[0, 0, 0], inputs["scores"])
     assert gradients[0].any()
     assert_close("second derivative", torch.float64, *gradients)
+
+
+# Who watches sees the op, and who does not watch pays for no op
+
+
+class Listing(TorchDispatchMode):
+    """A mode that lists the ops it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.seen.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+class Marked(torch.Tensor):
+    """A tensor subclass without any behaviour of its own."""
+
+
+def test_a_mode_sees_each_call_as_one_op_with_the_same_result(double):
+    inputs = with_grad(make_inputs(SIZES[4], flags="boundary"))
+    results, calls = [], []
+    for listing in (Listing(), contextlib.nullcontext()):
+        double.clear()
+        with listing:
+            value = log_partition(**inputs, backend="double")
+            gradients = gradients_of(value, inputs, upstream(3))
+            best = viterbi(**inputs, backend="double")
+        calls.append(list(double))
+        results.append((value, *gradients.values(), best.scores, best.segments.starts))
+        if isinstance(listing, Listing):
+            ops = [name for name in listing.seen if name.startswith("torch_semimarkov")]
+            parts = ("log_partition", "log_partition_backward", "viterbi")
+            assert ops == [f"torch_semimarkov.{part}.default" for part in parts]
+    assert calls[0] == calls[1] == ["forward", "backward", "viterbi"]
+    assert all(map(torch.equal, *results))
+
+
+def test_fake_tensors_get_shapes_without_a_kernel(double):
+    with FakeTensorMode() as mode:
+        inputs = {name: mode.from_tensor(x) for name, x in make_inputs(SIZES[4]).items()}
+        value = log_partition(**inputs, backend="double", validate_args=False)
+    assert isinstance(value, FakeTensor) and value.shape == (3,)
+    assert double == []
+
+
+def test_only_plain_tensors_without_a_watcher_skip_the_op():
+    plain = [torch.zeros(2), None, torch.nn.Parameter(torch.zeros(2))]
+    assert direct.unwatched(plain)
+    assert not direct.unwatched([*plain, torch.zeros(2).as_subclass(Marked)])
+    with Listing():
+        assert not direct.unwatched(plain)
+    seen = []
+    torch.func.vmap(lambda x: seen.append(direct.unwatched(plain)) or x)(torch.zeros(2))
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("interval", [None, 2])
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_marginals_without_gradients_are_one_forward_and_one_backward(double, guard, interval):
+    inputs = make_inputs(SIZES[4], torch.float32, "start-end")
+    with guard():
+        found = marginals(**inputs, backend="double", checkpoint_interval=interval)
+    assert double == ["forward", "backward"]
+    assert not any(x.requires_grad for x in found)
+    truth = marginals(**with_grad(inputs), backend="double")
+    for name in truth._fields:
+        assert torch.equal(getattr(found, name), getattr(truth, name).detach())
 
 
 # torch.compile

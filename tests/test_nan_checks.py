@@ -4,8 +4,12 @@ import pytest
 import torch
 from head_cases import C, D, K, random_batch, random_head
 
-from torch_semimarkov.errors import NumericsError
+from torch_semimarkov.errors import NumericsError, SegmentError
+from torch_semimarkov.functional import log_partition
+from torch_semimarkov.nn import head as head_module
 from torch_semimarkov.nn.checks import require_finite, require_partition, watch_gradient
+from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.segments import Segments
 
 NAN, INF = float("nan"), float("inf")
 METHODS = ("forward", "compute_loss", "decode", "marginals")
@@ -193,6 +197,61 @@ def test_validation_is_on_by_default_on_a_cpu():
     for validate_args in (None, True):
         with pytest.raises(NumericsError):
             random_head(validate_args=validate_args).compute_loss(hidden, lengths, labels)
+
+
+# Nothing is looked at twice
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """Names of the tensors whose values were looked at, in their order."""
+    seen = []
+    by_head, by_function = head_module.require_finite, Potentials._value_problems
+
+    def require(name, *args, **kwargs):
+        seen.append(name)
+        return by_head(name, *args, **kwargs)
+
+    def problems(self, name, tensor):
+        seen.append(name)
+        return by_function(self, name, tensor)
+
+    monkeypatch.setattr(head_module, "require_finite", require)
+    monkeypatch.setattr(Potentials, "_value_problems", problems)
+    return seen
+
+
+@for_each_method
+def test_no_tensor_is_looked_at_twice(method, looked_at):
+    call(random_head(boundary_scores=True), method, *random_batch())
+    names = [name.split(" (")[0] for name in looked_at]
+    assert {"hidden", *PROJECTIONS.values(), *PARAMETERS} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_potentials_taken_out_of_a_head_are_looked_at_by_the_functions(looked_at):
+    terms = random_head().potentials(*random_batch()[:2])
+    looked_at.clear()
+    log_partition(**terms)
+    assert {"scores", *PARAMETERS} == set(looked_at)
+
+
+@for_each_method
+def test_without_validation_no_tensor_is_looked_at(method, looked_at):
+    call(random_head(validate_args=False), method, *random_batch())
+    assert looked_at == []
+
+
+def test_a_loss_refuses_segments_outside_its_support_although_its_values_were_checked():
+    hidden, lengths, _ = random_batch()
+    gold = Segments.from_list([[(0, int(L), 0)] for L in lengths])
+    assert int(lengths.max()) > K
+    with pytest.raises(SegmentError, match=f"more than K = {K}"):
+        random_head().compute_loss(hidden, lengths, segments=gold)
+    short = Segments.from_list([[(0, 1, 0)] for _ in lengths])
+    with pytest.raises(SegmentError, match="the segments must end at its length"):
+        random_head().compute_loss(hidden, lengths, segments=short)
+    random_head(validate_args=False).compute_loss(hidden, lengths, segments=gold)
 
 
 # The check itself

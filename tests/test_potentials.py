@@ -183,3 +183,19 @@ def test_the_widest_term_sets_the_type():
 def test_they_are_frozen():
     with pytest.raises(AttributeError):
         potentials().scores = zeros(1, 1, 1)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("T", [1, 7, 64, 1001])
+def test_a_bad_value_is_found_wherever_it_stands_among_forbidden_ones(T, dtype, bad):
+    scores = torch.full((1, T, 3), -torch.inf, dtype=dtype)
+    scores[0, :, 1] = torch.linspace(-100, 100, T)
+    p = Potentials(scores, zeros(3, 3), zeros(2, 3))
+    p.check_values()
+    for position in {0, T // 3, T // 2, T - 1}:
+        before = scores[0, position].clone()
+        scores[0, position] = torch.tensor([-torch.inf, 0.0, bad])
+        with pytest.raises(ShapeError, match=f"scores must hold .* got {bad} at .*{position}, la"):
+            p.check_values()
+        scores[0, position] = before

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import ShapeError, raise_all
-from torch_semimarkov.segments import lengths_problem
+from torch_semimarkov.segments import lengths_problem, range_problem
 
 TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -75,19 +75,25 @@ class Potentials:
     @property
     def compute_dtype(self) -> torch.dtype:
         """The widest type among the terms, at least float32."""
-        dtype = torch.float32
-        for _, tensor in self.terms():
-            dtype = torch.promote_types(dtype, tensor.dtype)
-        return dtype
+        wide = any(tensor.dtype == torch.float64 for _, tensor in self.terms())
+        return torch.float64 if wide else torch.float32
 
     def terms(self) -> list[tuple[str, Tensor]]:
         """The float terms that are present, with their names, in a fixed order."""
-        named = ((name, getattr(self, name)) for name in TERMS)
+        named = zip(TERMS, self.fields(), strict=False)
         return [(name, tensor) for name, tensor in named if tensor is not None]
+
+    def fields(self) -> tuple[Tensor | None, ...]:
+        """Every term in the order of ``TERMS``, None where it is absent, and then the lengths."""
+        return (
+            self.scores, self.transition, self.duration_bias, self.start, self.end,
+            self.start_scores, self.end_scores, self.lengths,
+        )  # fmt: skip
 
     def map_terms(self, change: Callable[[Tensor], Tensor]) -> Potentials:
         """The same potentials with ``change`` applied to every float term that is present."""
-        return replace(self, **{name: change(tensor) for name, tensor in self.terms()})
+        changed = {name: change(tensor) for name, tensor in self.terms()}
+        return Potentials(lengths=self.lengths, **changed)  # type: ignore[arg-type]
 
     def inside(self) -> Tensor:
         """(B, T) bool. True at positions before a sequence's length."""
@@ -114,11 +120,9 @@ class Potentials:
         Raises:
             ShapeError: lengths outside 1..T, or a NaN or +inf before a sequence's length.
         """
-        problems = []
-        lengths = self.lengths
-        if lengths is not None and bool(((lengths < 1) | (lengths > self.T)).any()):
-            problems.append(f"lengths must be in 1..T = 1..{self.T}, got {lengths.tolist()}")
-        else:
+        problem = None if self.lengths is None else range_problem(self.lengths, self.T)
+        problems = [problem] if problem else []
+        if not problems:
             for name, tensor in self.terms():
                 problems.extend(self._value_problems(name, tensor))
         raise_all(ShapeError, "semi-CRF potentials hold values they must not", problems)
@@ -126,21 +130,24 @@ class Potentials:
 
     def canonical(self) -> Potentials:
         """Contiguous terms of one float type, int64 lengths; so kernels need no strides."""
-        dtype = self.compute_dtype
-        lengths = self.lengths
+        dtype, device, lengths = self.compute_dtype, self.device, self.lengths
         if lengths is None:
-            lengths = torch.full((self.B,), self.T, device=self.device)
-        lengths = lengths.to(device=self.device, dtype=torch.int64).contiguous()
-        return replace(self.map_terms(lambda x: x.to(dtype).contiguous()), lengths=lengths)
+            lengths = torch.full((self.B,), self.T, device=device)
+        lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
+        # `to` costs a call even where there is nothing to convert.
+        terms = {name: x if x.dtype == dtype else x.to(dtype) for name, x in self.terms()}
+        terms = {name: x.contiguous() for name, x in terms.items()}
+        return Potentials(lengths=lengths, **terms)  # type: ignore[arg-type]
 
     def _kind_problems(self) -> list[str]:
         problems = []
+        device = self.device
         for name, tensor in self.terms():
             if tensor.dtype not in _DTYPES:
                 kind = str(tensor.dtype)[6:]
                 problems.append(f"{name} must be float16, bfloat16, float32 or float64, got {kind}")
-            if tensor.device != self.device:
-                problems.append(f"{name} must be on {self.device} like scores, got {tensor.device}")
+            if tensor.device != device:
+                problems.append(f"{name} must be on {device} like scores, got {tensor.device}")
         if self.scores.dim() != 3 or 0 in self.scores.shape:
             shape = tuple(self.scores.shape)
             problems.append(f"scores must be (B, T, C), every size at least 1, got {shape}")
@@ -152,18 +159,18 @@ class Potentials:
     def _shape_problems(self) -> list[str]:
         B, T, C, K = self.B, self.T, self.C, self.K
         wanted = {
-            "transition": [("(C, C)", (C, C)), ("(K, C, C)", (K, C, C))],
-            "duration_bias": [("(K, C)", (K, C))],
-            "start": [("(C,)", (C,))],
-            "end": [("(C,)", (C,))],
-            "start_scores": [("(B, T, C)", (B, T, C))],
-            "end_scores": [("(B, T, C)", (B, T, C))],
+            "transition": {"(C, C)": (C, C), "(K, C, C)": (K, C, C)},
+            "duration_bias": {"(K, C)": (K, C)},
+            "start": {"(C,)": (C,)},
+            "end": {"(C,)": (C,)},
+            "start_scores": {"(B, T, C)": (B, T, C)},
+            "end_scores": {"(B, T, C)": (B, T, C)},
         }
         problems = []
         for name, tensor in self.terms()[1:]:
             choices = wanted[name]
-            if tuple(tensor.shape) not in [shape for _, shape in choices]:
-                expected = " or ".join(f"{symbols} = {shape}" for symbols, shape in choices)
+            if tensor.shape not in choices.values():
+                expected = " or ".join(f"{symbols} = {shape}" for symbols, shape in choices.items())
                 problems.append(f"{name} must be {expected}, got {tuple(tensor.shape)}")
         if self.lengths is not None:
             problem = lengths_problem(self.lengths, B, T)
@@ -171,9 +178,10 @@ class Potentials:
         return problems
 
     def _value_problems(self, name: str, tensor: Tensor) -> list[str]:
-        values = tensor.detach()
+        values = tensor.detach() if tensor.requires_grad else tensor
         per_position = values.dim() == 3 and name != "transition"
-        if bool(values.sum(dtype=torch.float64).isfinite()):
+        # The largest value is NaN if any is; one pass, and -inf passes.
+        if values.max().item() < torch.inf:
             return []
         bad = values.isnan() | (values == torch.inf)
         if per_position:

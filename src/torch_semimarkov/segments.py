@@ -275,8 +275,7 @@ def check_lengths(lengths: Tensor | None, B: int, T: int, device: torch.device) 
     if lengths is None:
         return torch.full((B,), T, dtype=torch.int64, device=device)
     problem = lengths_problem(lengths, B, T)
-    if problem is None and bool(((lengths < 1) | (lengths > T)).any()):
-        problem = f"lengths must be in 1..T = 1..{T}, got {lengths.tolist()}"
+    problem = problem or range_problem(lengths, T)
     if problem is not None:
         raise ShapeError(problem)
     return lengths.to(device=device, dtype=torch.int64)
@@ -288,6 +287,14 @@ def lengths_problem(lengths: Tensor, B: int, T: int) -> str | None:
         return f"lengths must be integers in 1..T = 1..{T}, got dtype {str(lengths.dtype)[6:]}"
     if lengths.shape != (B,):
         return f"lengths must be (B,) = ({B},), got {tuple(lengths.shape)}"
+    return None
+
+
+def range_problem(lengths: Tensor, T: int) -> str | None:
+    """What is wrong with the values of ``lengths``, or None; synchronises a GPU."""
+    values = lengths.tolist()
+    if values and not 1 <= min(values) <= max(values) <= T:
+        return f"lengths must be in 1..T = 1..{T}, got {values}"
     return None
 
 

@@ -7,12 +7,13 @@ from torch_semimarkov.dispatch.registry import (
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import log_partition, viterbi
+from torch_semimarkov.dispatch.run import expectations, log_partition, viterbi
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
     "Explanation",
     "available_backends",
+    "expectations",
     "explain_op",
     "leave_out",
     "log_partition",

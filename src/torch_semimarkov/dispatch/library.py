@@ -7,24 +7,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend, load
-from torch_semimarkov.errors import UnsupportedError
+from torch_semimarkov.dispatch.direct import assemble, gradient
+from torch_semimarkov.dispatch.registry import CompiledBackend, load
 from torch_semimarkov.potentials import TERMS, Potentials
 
-_INPUTS = (*TERMS, "lengths")
+_TENSORS = len(TERMS) + 1
 
 
 def _compiled(name: str) -> CompiledBackend:
     return cast(CompiledBackend, load(name))
-
-
-def _assemble(tensors: tuple[Tensor | None, ...] | list[Tensor | None]) -> Potentials:
-    return Potentials(**dict(zip(_INPUTS, tensors, strict=True)))  # type: ignore[arg-type]
-
-
-def flatten(p: Potentials) -> list[Tensor | None]:
-    """The tensors of the potentials in the order in which the ops take them."""
-    return [getattr(p, name) for name in _INPUTS]
 
 
 @torch.library.custom_op("torch_semimarkov::log_partition", mutates_args=())
@@ -44,14 +35,14 @@ def log_partition_op(
 ) -> tuple[Tensor, Tensor]:
     """The semiring total (B,) float64, and the messages kept for the backward."""
     tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
-    p = _assemble(tensors)
+    p = assemble(tensors)
     return _compiled(backend).forward(p, semiring, keep, checkpoint_interval)
 
 
 @log_partition_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     *tensors, _semiring, backend, keep, checkpoint_interval = arguments
-    p = _assemble(tensors)
+    p = assemble(tensors)
     shape = _compiled(backend).kept_shape(p, keep, checkpoint_interval)
     return _wide(p, p.B), _wide(p, *shape)
 
@@ -73,7 +64,7 @@ def log_partition_backward_op(
 ) -> list[Tensor]:
     """Gradients of ``(weight * log_partition).sum()``, one a term; empty if it is absent."""
     tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
-    p = _assemble(tensors)
+    p = assemble(tensors)
     grads = _compiled(backend).backward(p, value, kept, weight)
     present = dict(p.terms())
     return [grads[name] if name in present else scores.new_empty(0) for name in TERMS]
@@ -81,7 +72,7 @@ def log_partition_backward_op(
 
 @log_partition_backward_op.register_fake
 def _(*arguments: Any) -> list[Tensor]:
-    p = _assemble(arguments[: len(_INPUTS)])
+    p = assemble(arguments[:_TENSORS])
     present = dict(p.terms())
     return [
         torch.empty_like(present[name]) if name in present else p.scores.new_empty(0)
@@ -103,12 +94,12 @@ def viterbi_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a table (3, B, T) of starts, ends and labels, and counts (B,)."""
     tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
-    return _compiled(backend).viterbi(_assemble(tensors))
+    return _compiled(backend).viterbi(assemble(tensors))
 
 
 @viterbi_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    p = _assemble(arguments[: len(_INPUTS)])
+    p = assemble(arguments[:_TENSORS])
     table = torch.empty(3, p.B, p.T, dtype=torch.int64, device=p.device)
     return _wide(p, p.B), table, torch.empty(p.B, dtype=torch.int64, device=p.device)
 
@@ -124,24 +115,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiable(ctx: Any, tensors: list[Tensor | None], weight: Tensor) -> list[Any]:
-    """Gradients that are differentiated again come from the reference's composite text."""
-    reference = cast(CompositeBackend, load("reference"))
-    needed = ctx.needs_input_grad[: len(TERMS)]
-    p = _assemble(tensors)
-    return reference.differentiable_gradient(p, weight, needed, ctx.interval)
-
-
 def _backward(ctx: Any, weight: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.semiring != "log":
-        raise UnsupportedError(f"this op has a gradient for semiring='log', not {ctx.semiring!r}")
-    *tensors, value, kept = ctx.saved_tensors
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return (*_differentiable(ctx, tensors, weight), None, None, None, None, None)
-    grads = log_partition_backward_op(*tensors, value, kept, weight, ctx.backend)
-    present = [tensor is not None for tensor in tensors[: len(TERMS)]]
-    terms = [grad if there else None for grad, there in zip(grads, present, strict=True)]
-    return (*terms, None, None, None, None, None)
+    return (*gradient(ctx, weight), None, None, None, None, None)
 
 
 log_partition_op.register_autograd(_backward, setup_context=_save_for_backward)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import UnsupportedError
@@ -113,7 +114,6 @@ def available_backends() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-@torch.compiler.assume_constant_result
 def why_missing(name: str) -> str:
     """Why there is no backend of this name, or why its module cannot be imported; empty if it can.
 
@@ -127,13 +127,28 @@ def why_missing(name: str) -> str:
     return f"backend {name!r} cannot be loaded: {failures[name]}" if failures[name] else ""
 
 
+# What torch.compiler.assume_constant_result sets; calling that imports the compiler, for 2 seconds.
+why_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _import(module: str) -> str:
     """Import a module; the reason if that fails, else an empty text."""
     try:
         importlib.import_module(module)
     except ImportError as error:
+        if error.name == "numba":
+            _advise_numba()
         return str(error)
     return ""
+
+
+@lru_cache(maxsize=1)
+def _advise_numba() -> None:
+    """Say once in a process what would speed calls on CPU tensors up."""
+    logging.getLogger("torch_semimarkov").warning(
+        "numba is not installed, so CPU tensors run on the slow reference backend; "
+        "`pip install numba` gives the compiled one"
+    )
 
 
 def load(name: str) -> Backend:
@@ -145,4 +160,9 @@ def load(name: str) -> Backend:
     missing = why_missing(name)
     if missing:
         raise UnsupportedError(missing)
+    return loaded(name)
+
+
+def loaded(name: str) -> Backend:
+    """The backend called ``name``, of which :func:`why_missing` says nothing."""
     return sys.modules[_MODULES[name]]  # type: ignore[return-value]

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch_semimarkov.dispatch.registry import Backend, available_backends, load, why_missing
+from torch_semimarkov.dispatch.registry import (
+    Backend,
+    available_backends,
+    load,
+    loaded,
+    why_missing,
+)
 from torch_semimarkov.errors import UnsupportedError, raise_all
 from torch_semimarkov.potentials import Potentials
 
@@ -89,21 +95,22 @@ def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = 
     Raises:
         UnsupportedError: the backend asked for cannot run it, or none can; with the reasons.
     """
+    asked, names = _candidates(backend)
+    for name in names:
+        if not _reasons(name, op, p, semiring, asked is not None):
+            return loaded(name)
     found = explain_op(op, p, semiring, backend)
-    if found.chosen is None:
-        only = "" if found.asked is None else f" by backend={found.asked!r}"
-        lines = [f"{name}: {reason}" for name, why in found.reasons.items() for reason in why]
-        raise_all(UnsupportedError, f"cannot run {found.call}{only}", lines)
-        raise UnsupportedError(f"no backend for {found.call}")
-    return load(found.chosen)
+    only = "" if found.asked is None else f" by backend={found.asked!r}"
+    lines = [f"{name}: {reason}" for name, why in found.reasons.items() for reason in why]
+    raise_all(UnsupportedError, f"cannot run {found.call}{only}", lines)
+    raise UnsupportedError(f"no backend for {found.call}")
 
 
 def explain_op(
     op: str, p: Potentials, semiring: str = "log", backend: str | None = None
 ) -> Explanation:
     """The choice of backend for ``op`` with its reasons, without running anything."""
-    asked = _pinned() if backend in (None, "auto") else backend
-    names = available_backends() if asked is None else (asked,)
+    asked, names = _candidates(backend)
     reasons = {name: _reasons(name, op, p, semiring, asked is not None) for name in names}
     chosen = next((name for name, against in reasons.items() if not against), None)
     dtype = str(p.compute_dtype)[6:]
@@ -111,9 +118,17 @@ def explain_op(
     return Explanation(call, chosen, asked, reasons)
 
 
+def _candidates(backend: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """The backend asked for, by the call or by a pin, and those to consider in their order."""
+    asked = _pinned() if backend in (None, "auto") else backend
+    return asked, available_backends() if asked is None else (asked,)
+
+
 def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> list[str]:
     excluded = _left_out()
     if name in excluded and not asked:
         return [f"left out by {excluded[name]}"]
-    missing = "" if asked else why_missing(name)
-    return [missing] if missing else load(name).reasons_against(op, p, semiring)
+    missing = why_missing(name)
+    if missing and asked:
+        raise UnsupportedError(missing)
+    return [missing] if missing else loaded(name).reasons_against(op, p, semiring)

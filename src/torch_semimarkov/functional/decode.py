@@ -75,7 +75,7 @@ def viterbi(
 
 
 def _refuse_impossible(segments: Segments) -> None:
-    impossible = (segments.counts == 0).nonzero()[:, 0].tolist()
+    impossible = [b for b, count in enumerate(segments.counts.tolist()) if count == 0]
     if impossible:
         raise NumericsError(
             f"no segmentation of sequence {', '.join(map(str, impossible))} is possible: -inf "

@@ -66,10 +66,8 @@ def log_partition(
     )  # fmt: skip
     check_interval(checkpoint_interval)
     if semiring == "max" and needs_grad(p):
-        value = _best_score(p, backend)
-    else:
-        value = dispatch.log_partition(p, semiring, backend, checkpoint_interval)
-    return value.to(result_dtype(scores))
+        return _best_score(p, backend).to(result_dtype(scores))
+    return dispatch.log_partition(p, semiring, backend, checkpoint_interval, result_dtype(scores))
 
 
 def _best_score(p: Potentials, backend: str | None) -> Tensor:

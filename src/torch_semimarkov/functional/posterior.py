@@ -82,14 +82,11 @@ def marginals(
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
-    differentiable = needs_grad(p)
-    with torch.inference_mode(False), torch.enable_grad():
-        p = _with_gradients(p, differentiable)
-        value = dispatch.log_partition(p, "log", backend, checkpoint_interval)
-        grads = gradients(value.sum(), p, create_graph=differentiable)
+    p = _with_boundary_scores(p)
+    direct = None if needs_grad(p) else dispatch.expectations(p, backend, checkpoint_interval)
+    value, grads = direct or _by_autograd(p, backend, checkpoint_interval)
     dtype = result_dtype(scores)
     found = {name: grad.to(dtype) for name, grad in grads.items()}
-    value = value if differentiable else value.detach()
     return Marginals(
         labels=found["scores"],
         starts=found["start_scores"],
@@ -101,14 +98,28 @@ def marginals(
     )
 
 
-def _with_gradients(p: Potentials, differentiable: bool) -> Potentials:
-    """All terms that a marginal is the gradient of, present and requiring a gradient."""
-    blank = torch.zeros_like(p.scores)
-    p = replace(
-        p,
-        start_scores=blank if p.start_scores is None else p.start_scores,
-        end_scores=blank.clone() if p.end_scores is None else p.end_scores,
+def _with_boundary_scores(p: Potentials) -> Potentials:
+    """The same potentials with all terms that a marginal is the gradient of."""
+    starts, ends = (
+        torch.zeros_like(p.scores) if x is None else x for x in (p.start_scores, p.end_scores)
     )
+    return replace(p, start_scores=starts, end_scores=ends)
+
+
+def _by_autograd(
+    p: Potentials, backend: str | None, checkpoint_interval: int | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The log partition and its gradients, differentiable where the potentials are."""
+    differentiable = needs_grad(p)
+    with torch.inference_mode(False), torch.enable_grad():
+        p = _with_gradients(p, differentiable)
+        value = dispatch.log_partition(p, "log", backend, checkpoint_interval)
+        grads = gradients(value.sum(), p, create_graph=differentiable)
+    return value if differentiable else value.detach(), grads
+
+
+def _with_gradients(p: Potentials, differentiable: bool) -> Potentials:
+    """Terms that all require a gradient, and that autograd may keep."""
 
     def ready(x: Tensor) -> Tensor:
         if differentiable and x.requires_grad:

@@ -32,6 +32,7 @@ def segment_score(
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
     validate_args: bool | None = None,
+    validate_segments: bool | None = None,
 ) -> Tensor:
     """Score of given segmentations; differentiable in every term.
 
@@ -39,8 +40,9 @@ def segment_score(
         segments: B segmentations, or (..., B) of them, each tiling its sequence.
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores: the
             potentials, as in :func:`log_partition`.
-        validate_args: check that the segments tile the sequences and are in the support of the
-            model, and the values of the potentials; default on CPU only.
+        validate_args: check the values of the potentials; default on CPU only.
+        validate_segments: check that the segments tile the sequences and are in the support of the
+            model; default as ``validate_args``.
 
     Returns:
         (..., B) in the type of the scores (half types: float32).
@@ -61,7 +63,7 @@ def segment_score(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
-    checked = wants_validation(validate_args, p.device)
+    checked = validate_args if validate_segments is None else validate_segments
     return _checked_score(p, segments, checked).to(result_dtype(scores))
 
 
@@ -79,6 +81,7 @@ def segment_log_prob(
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     validate_args: bool | None = None,
+    validate_segments: bool | None = None,
 ) -> Tensor:
     """Log-probability of given segmentations, ``score - log_partition``: never above 0.
 
@@ -86,7 +89,7 @@ def segment_log_prob(
         segments: B segmentations, or (..., B) of them, each tiling its sequence.
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
             checkpoint_interval: as in :func:`log_partition`.
-        validate_args: as in :func:`segment_score`.
+        validate_args, validate_segments: as in :func:`segment_score`.
 
     Returns:
         (..., B) in the type of the scores (half types: float32), in nats, <= 0.
@@ -107,16 +110,17 @@ def segment_log_prob(
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
-    checked = wants_validation(validate_args, p.device)
+    checked = validate_args if validate_segments is None else validate_segments
     score = _checked_score(p, segments, checked)
     total = dispatch.log_partition(p, "log", backend, checkpoint_interval)
     log_prob = torch.where(score == -torch.inf, score, score - total)
     return _without_rounding(log_prob, total).to(result_dtype(scores))
 
 
-def _checked_score(p: Potentials, segments: Segments, checked: bool) -> Tensor:
+def _checked_score(p: Potentials, segments: Segments, validate: bool | None) -> Tensor:
     if not isinstance(segments, Segments):
         raise ShapeError(f"segments must be Segments, got {type(segments).__name__}")
+    checked = wants_validation(validate, p.device)
     if checked:
         check_segments(p, segments)
     score = score_of(p, segments)

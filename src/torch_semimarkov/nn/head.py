@@ -128,6 +128,10 @@ class SemiMarkovCRFHead(nn.Module):
         terms.update(self._shared_terms(checked))
         return {**terms, "lengths": lengths, "validate_args": self.validate_args}
 
+    def _checked(self, hidden: Tensor, lengths: Tensor | None) -> dict[str, Any]:
+        """:meth:`potentials`, for functions that need not look at the values a second time."""
+        return {**self.potentials(hidden, lengths), "validate_args": False}
+
     def _shared_terms(self, checked: bool) -> dict[str, Tensor]:
         """The terms that are parameters, the same for every sequence, with the constraints in."""
         terms = {
@@ -167,7 +171,7 @@ class SemiMarkovCRFHead(nn.Module):
             ShapeError, NumericsError: as :meth:`potentials`.
             UnsupportedError: the backend asked for cannot run the call.
         """
-        terms = self.potentials(hidden, lengths)
+        terms = self._checked(hidden, lengths)
         with _triton(use_triton):
             partition = functional.log_partition(**terms, backend=_backend(backend))
         if self._validates(hidden):
@@ -216,12 +220,15 @@ class SemiMarkovCRFHead(nn.Module):
             raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
         if labels is not None:
             _check_tensors(labels=labels)
-        terms = self.potentials(hidden, lengths)
+        terms = self._checked(hidden, lengths)
         if labels is not None:
             segments = self._segments(labels, hidden, lengths, long_runs)
+        checked = self._validates(hidden)
         with _triton(use_triton):
-            loss = -functional.segment_log_prob(segments, **terms, backend=_backend(backend))
-        if self._validates(hidden):
+            loss = -functional.segment_log_prob(
+                segments, **terms, backend=_backend(backend), validate_segments=checked
+            )
+        if checked:
             require_finite("the loss", loss, _GRADIENT)
         return loss if reduction == "none" else getattr(loss, reduction)()
 
@@ -243,7 +250,7 @@ class SemiMarkovCRFHead(nn.Module):
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with torch.no_grad(), _triton(use_triton):
-            terms = self.potentials(hidden, lengths)
+            terms = self._checked(hidden, lengths)
             return functional.viterbi(**terms, backend=_backend(backend))
 
     def decode_with_traceback(
@@ -275,7 +282,7 @@ class SemiMarkovCRFHead(nn.Module):
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with _triton(use_triton):
-            terms = self.potentials(hidden, lengths)
+            terms = self._checked(hidden, lengths)
             found = functional.marginals(**terms, backend=_backend(backend))
         if self._validates(hidden):
             require_partition(found.log_partition)

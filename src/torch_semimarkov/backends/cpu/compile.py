@@ -1,20 +1,37 @@
-"""How kernels are compiled: at the first call, without the interpreter's lock, kept on disk."""
+"""Compilation at the first call, and the cache on disk that makes it happen once a machine.
+
+Numba's index of a cached function holds numba's version, a stamp of the source file, and for each
+entry the types, the CPU's name and features, and a hash of the function's bytecode. It does not see
+the other files whose functions are compiled into it, nor llvmlite. So the stamp here is of all
+files of this folder, of the package and of llvmlite: code of another state is never loaded.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from contextlib import suppress
+from functools import lru_cache
+from importlib import resources
 from typing import Any
 
+import llvmlite
 from numba import njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+
+from torch_semimarkov import __version__
+
+_log = logging.getLogger("torch_semimarkov")
+
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 def compiled(function: Any) -> Any:
     """Compile at the first call, and keep the code on disk where there is a place to write to."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # numba found no folder that it may write its cache to
-        return njit(**_OPTIONS)(function)
+    dispatcher = njit(**_OPTIONS)(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher
 
 
 def part(function: Any) -> Any:
@@ -25,3 +42,76 @@ def part(function: Any) -> Any:
 def inlined(function: Any) -> Any:
     """A part that is written into its one caller, which saves optimising it twice."""
     return njit(inline="always", **_OPTIONS)(function)
+
+
+class KernelCache(NullCache):
+    """The cache of one kernel; compiles without one if no folder can be written to."""
+
+    def __init__(self, function: Any):
+        try:
+            self._files = _StampedCache(function)
+        except RuntimeError:  # numba found no folder that it may write to
+            self._files = NullCache()
+
+    @property
+    def cache_path(self) -> str | None:
+        """Folder of the cache; None if there is none."""
+        return self._files.cache_path
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """The code for a signature; None if it has to be compiled, which the log says once."""
+        try:
+            found = self._files.load_overload(signature, context)
+        except Exception:  # a damaged file may raise anything, and costs no more than its absence
+            found = None
+            self.flush()
+        if found is None:
+            _announce(self.cache_path)
+        return found
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        """Keep the code; a full disk, or a folder that has become read-only, is no error."""
+        try:
+            self._files.save_overload(signature, code)
+        except OSError as error:
+            _log.debug("compiled code was not kept: %s", error)
+
+    def flush(self) -> None:
+        """Forget what is kept."""
+        with suppress(OSError):
+            self._files.flush()
+
+
+class _StampedCache(FunctionCache):
+    """Numba's cache of a function, valid for one state of everything that goes into it."""
+
+    def __init__(self, function: Any):
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            self.cache_path, self._impl.filename_base, source_stamp=stamp()
+        )
+
+
+@lru_cache(maxsize=1)
+def stamp() -> tuple[str, str, str]:
+    """Versions of the package and of llvmlite, and a hash of the sources in this folder."""
+    digest = hashlib.sha256()
+    folder = resources.files("torch_semimarkov.backends.cpu")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return __version__, llvmlite.__version__, digest.hexdigest()
+
+
+def _announce(path: str | None) -> None:
+    """Say once in a process that kernels are compiled, and where they are kept."""
+    if _announced:
+        return
+    _announced.append(path)
+    kept = "no folder can be written to, so set NUMBA_CACHE_DIR to keep them"
+    if path is not None:
+        kept = f"later runs load them from {path}"
+    _log.warning("compiling the CPU kernels, which can take half a minute; %s", kept)
+
+
+_announced: list[str | None] = []

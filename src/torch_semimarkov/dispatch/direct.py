@@ -1,0 +1,87 @@
+"""Calls of a compiled backend that nothing watches: its kernels, with autograd right around them.
+
+The registered ops of ``library`` are for whoever has to see a call as one op, such as torch.compile
+and fake tensors. Their wrappers cost more than the kernels of a small call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.dispatch.registry import CompositeBackend, load
+from torch_semimarkov.errors import UnsupportedError
+from torch_semimarkov.potentials import TERMS, Potentials
+
+_INPUTS = (*TERMS, "lengths")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def assemble(tensors: Sequence[Tensor | None]) -> Potentials:
+    """Potentials from their ``fields()``."""
+    return Potentials(**dict(zip(_INPUTS, tensors, strict=True)))  # type: ignore[arg-type]
+
+
+def unwatched(tensors: Iterable[Tensor | None]) -> bool:
+    """True unless a trace, a transform, a mode or a tensor subclass must see the call as an op."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    return all(x is None or type(x) in _PLAIN for x in tensors)
+
+
+class LogPartition(torch.autograd.Function):
+    """``apply(*p.fields(), p, backend, semiring, checkpoint_interval, dtype)``: (B,) of a dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, p, backend, semiring, interval, dtype = arguments
+        value, kept = backend.forward(p, semiring, True, interval)
+        ctx.backend, ctx.semiring, ctx.interval = backend.NAME, semiring, interval
+        ctx.save_for_backward(*tensors, value, kept)
+        return value.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        return (*gradient(ctx, weight), None, None, None, None, None, None)
+
+
+def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:
+    """Gradients of ``(weight * log_partition).sum()``, one a term, None if it is absent.
+
+    Gradients that are differentiated again come from the reference's composite text.
+    """
+    if ctx.semiring != "log":
+        raise UnsupportedError(f"this op has a gradient for semiring='log', not {ctx.semiring!r}")
+    *tensors, value, kept = ctx.saved_tensors
+    weight = weight.to(value.dtype)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        reference = cast(CompositeBackend, load("reference"))
+        needed = ctx.needs_input_grad[: len(TERMS)]
+        p = assemble(tensors)
+        return reference.differentiable_gradient(p, weight, needed, ctx.interval)
+    return lean_gradient(ctx.backend, tensors, (value, kept, weight))
+
+
+def lean_gradient(
+    backend: str, tensors: Sequence[Tensor | None], results: tuple[Tensor, Tensor, Tensor]
+) -> list[Tensor | None]:
+    """What the backward of ``backend`` gives: one gradient a term, None if it is absent.
+
+    Args:
+        backend: name of a compiled backend.
+        tensors: canonical potentials, as ``Potentials.fields`` gives them.
+        results: value and messages of its forward, and the upstream gradient.
+    """
+    terms = tensors[: len(TERMS)]
+    if unwatched((*tensors, *results)):
+        found = load(backend).backward(assemble(tensors), *results)  # type: ignore[attr-defined]
+        return [None if x is None else found[name] for name, x in zip(TERMS, terms, strict=True)]
+    from torch_semimarkov.dispatch.library import log_partition_backward_op
+
+    grads = log_partition_backward_op(*tensors, *results, backend)
+    return [None if x is None else grad for x, grad in zip(terms, grads, strict=True)]
