@@ -1,4 +1,4 @@
-"""Functions on eight lanes: exponential and logarithm, the larger and the smaller of two, guards."""
+"""Functions on eight lanes: exponential and logarithm, larger and smaller of two, guards."""
 
 from __future__ import annotations
 

@@ -184,6 +184,7 @@ def fill_tables(work, state, plan, shared, reverse):
     fill(work, plan.bias, plan.D, -np.inf)
     fill(work, plan.first, plan.real, -np.inf)
     first, last = (end, start) if reverse else (start, end)
+    low_bias = 0.0
     for c in range(labels):
         work[plan.real + c] = 1.0
         work[plan.first + c] = first[c] if len(first) else 0.0
@@ -192,24 +193,26 @@ def fill_tables(work, state, plan, shared, reverse):
         for source in range(labels):
             entry = c * labels + source if reverse else source * labels + c
             work[plan.move + (block * C + source) * LANES + lane] = transition[entry]
-        top = -np.inf
-        for d in range(K):
+        # durations beyond the longest sequence count too, so that other sequences change no bit
+        top, bottom = -np.inf, np.inf
+        for d in range(len(duration_bias) // labels):
             value = duration_bias[d * labels + c]
-            work[plan.bias + (block * depth + d + 1) * LANES + lane] = value
-            top = max(top, value)
+            if d < K:
+                work[plan.bias + (block * depth + d + 1) * LANES + lane] = value
+            if value > -np.inf:
+                top, bottom = max(top, value), min(bottom, value)
         work[plan.shift + c] = top if top > -np.inf else 0.0
-    _exponentials(work, state, plan)
+        low_bias = min(low_bias, bottom - top) if top > -np.inf else low_bias
+    _exponentials(low_bias, work, state, plan)
 
 
 @part
-def _exponentials(work, state, plan):
-    low_bias = 0.0
+def _exponentials(low_bias, work, state, plan):
     for v in range(0, plan.C, LANES):
         top = load(work, plan.shift + v)
         for r in range(plan.depth):
             at = v * plan.depth + r * LANES
             store(work, plan.D + at, load(work, plan.bias + at) - top)
-    low_bias, _ = _bounds(work, plan.D, plan.shift)
     low, high = _bounds(work, plan.move, plan.X)
     low_shift, high_shift = _bounds(work, plan.shift, plan.lift)
     for source, to, end in (

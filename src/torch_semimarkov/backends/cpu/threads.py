@@ -37,9 +37,8 @@ def share(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
     if threads == 1:
         task(items)
         return
-    others = [
-        _pool(threads, os.getpid()).submit(task, items[i::threads]) for i in range(1, threads)
-    ]
+    pool = _pool(threads, os.getpid())
+    others = [pool.submit(task, items[i::threads]) for i in range(1, threads)]
     task(items[::threads])
     for other in others:
         other.result()
