@@ -55,9 +55,9 @@ LITERALS_ALLOWED = {
     "nn/head.py": {8e9: "edge_memory_threshold, in bytes"},
 }
 
-# The last three are those of backends/cpu/compile.py.
+# The last four are those of backends/cpu/compile.py.
 KERNEL_DECORATORS = frozenset(
-    {"jit", "njit", "vectorize", "guvectorize", "compiled", "part", "inlined"}
+    {"jit", "njit", "vectorize", "guvectorize", "compiled", "part", "small", "inlined"}
 )
 # The schema of a registered op takes flat tensors, as a kernel does.
 FLAT_DECORATORS = KERNEL_DECORATORS | {"custom_op", "triton_op"}

@@ -39,6 +39,13 @@ def part(function: Any) -> Any:
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
+def small(function: Any) -> Any:
+    """A part that is written into its callers as machine code: a call would cost more than it."""
+    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(
+        function
+    )
+
+
 def inlined(function: Any) -> Any:
     """A part that is written into its one caller, which saves optimising it twice."""
     return njit(inline="always", **_OPTIONS)(function)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
 from torch_semimarkov.backends.cpu.vector import LANES, call_llvm, lanes
@@ -48,19 +49,66 @@ def _lane_by_lane(emit: Any, name: str, doc: str) -> Any:
     return intrinsic(function)
 
 
-def _exp(builder: Any, x: Any) -> Any:
-    x = builder.select(builder.fcmp_ordered(">", x, _same(_LARGEST)), _same(_LARGEST), x)
+def _bounded(builder: Any, x: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", x, _same(_LARGEST)), _same(_LARGEST), x)
+
+
+def _split(builder: Any, x: Any) -> Any:
+    """n + _MAGIC and r of x = n log(2) + r."""
     shifted = _multiply_add(builder, x, _same(_PER_LOG2), _same(_MAGIC))
     n = builder.fsub(shifted, _same(_MAGIC))
     r = _multiply_add(builder, n, _same(-_LOG2_HIGH), x)
-    r = _multiply_add(builder, n, _same(-_LOG2_LOW), r)
-    p = _same(_TAYLOR[-1])
-    for coefficient in _TAYLOR[-2::-1]:
-        p = _multiply_add(builder, p, r, _same(coefficient))
-    biased = builder.add(builder.bitcast(shifted, _BITS), ir.Constant(_BITS, [1023] * LANES))
-    power = builder.bitcast(builder.shl(biased, ir.Constant(_BITS, [52] * LANES)), _VECTOR)
-    faint = builder.fcmp_ordered("<", x, _same(_SMALLEST))
-    return builder.select(faint, _same(0.0), builder.fmul(p, power))
+    return shifted, _multiply_add(builder, n, _same(-_LOG2_LOW), r)
+
+
+def _sum(builder: Any, x: Any, coefficients: list[float]) -> Any:
+    """The polynomial with these coefficients, lowest power first."""
+    p = _same(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        p = _multiply_add(builder, p, x, _same(coefficient))
+    return p
+
+
+def _power(builder: Any, shifted: Any, sign: int = 1) -> Any:
+    """2 ** n, or its inverse, from n + _MAGIC."""
+    bits, bias = builder.bitcast(shifted, _BITS), ir.Constant(_BITS, [1023] * LANES)
+    if sign < 0:  # the bits of _MAGIC cancel in the low ones only, which are all that is kept
+        bits = builder.sub(ir.Constant(_BITS, [0] * LANES), bits)
+    shift = ir.Constant(_BITS, [52] * LANES)
+    return builder.bitcast(builder.shl(builder.add(bits, bias), shift), _VECTOR)
+
+
+def _exp(builder: Any, x: Any) -> Any:
+    x = _bounded(builder, x)
+    shifted, r = _split(builder, x)
+    value = builder.fmul(_sum(builder, r, _TAYLOR), _power(builder, shifted))
+    return builder.select(builder.fcmp_ordered("<", x, _same(_SMALLEST)), _same(0.0), value)
+
+
+def _exp_and_inverse(builder: Any, x: Any) -> Any:
+    """exp(x) and exp(-x) from the even and the odd part of one sum."""
+    x = _bounded(builder, x)
+    x = builder.select(builder.fcmp_ordered("<", x, _same(-_LARGEST)), _same(-_LARGEST), x)
+    shifted, r = _split(builder, x)
+    square = builder.fmul(r, r)
+    even, odd = (_sum(builder, square, _TAYLOR[first::2]) for first in (0, 1))
+    plus = _multiply_add(builder, odd, r, even)
+    minus = _multiply_add(builder, odd, builder.fneg(r), even)
+    return (
+        builder.fmul(plus, _power(builder, shifted)),
+        builder.fmul(minus, _power(builder, shifted, -1)),
+    )
+
+
+@intrinsic
+def exp_and_inverse(typing: Any, x: Any) -> Any:
+    """exp(x) and exp(-x); beyond -700 and 700 those of the bound."""
+    result = types.UniTuple(lanes, 2)
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.make_tuple(builder, result, _exp_and_inverse(builder, args[0]))
+
+    return result(lanes), emit
 
 
 def _log(builder: Any, x: Any) -> Any:

@@ -11,8 +11,8 @@ from torch_semimarkov.backends.cpu.messages import keep, restore_snapshot, tiles
 from torch_semimarkov.backends.cpu.partition import load_left_tile, load_right_tile
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill, fill_tables, make_work
 from torch_semimarkov.backends.cpu.sweep import advance, begin, replay, take, take_exactly
-from torch_semimarkov.backends.cpu.tile import LOG2
-from torch_semimarkov.backends.cpu.vector import LANES, load, store_part
+from torch_semimarkov.backends.cpu.tile import LOG2, store_labels
+from torch_semimarkov.backends.cpu.vector import LANES, load
 
 # Powers of two beyond which a scale and a message are not multiplied.
 FAR = 900
@@ -22,14 +22,16 @@ FAR = 900
 def store_tile(grads, at, n, work, plan):
     """Write the tile's gradients in the type of the terms; those not asked for are empty."""
     scores, opens, closes = grads
-    for j in range(n):
+    end = at + n * plan.labels
+    for i in range(n):
+        there = at + i * plan.labels
         for v in range(0, plan.C, LANES):
-            here, count = j * plan.C + v, plan.labels - v
-            there = at + (n - 1 - j) * plan.labels + v
-            store_part(scores, there, count, load(work, plan.labels_out + here))
+            here, count = (n - 1 - i) * plan.C + v, plan.labels - v
+            store_labels(scores, there + v, count, end, load(work, plan.labels_out + here))
             if len(opens):
-                store_part(opens, there, count, load(work, plan.closes_out + here))
-                store_part(closes, there, count, load(work, plan.opens_out + here))
+                starts, ends = load(work, plan.closes_out + here), load(work, plan.opens_out + here)
+                store_labels(opens, there + v, count, end, starts)
+                store_labels(closes, there + v, count, end, ends)
 
 
 @part

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.compile import part, small
 from torch_semimarkov.backends.cpu.plan import TILE, S, make_plan
-from torch_semimarkov.backends.cpu.vector import LANES, load, store, store_part
+from torch_semimarkov.backends.cpu.tile import store_labels
+from torch_semimarkov.backends.cpu.vector import LANES, load
 
 # Positions from which on a lone sequence is worth two cores.
 LONG = 256
@@ -67,7 +68,7 @@ def layout_of(B: int, T: int, K: int, labels: int, interval: int | None) -> Layo
     return Layout(0, info, right_rows, right_info, half, 0, 0, size)
 
 
-@part
+@small
 def tiles_of(L):
     """Number of tiles of L positions."""
     return (L + TILE - 1) // TILE
@@ -76,14 +77,12 @@ def tiles_of(L):
 @part
 def keep(kept, rows, info, tile, n, work, state, plan):
     """Store P[1..n] of a tile and its three numbers."""
+    end = rows + (tile * TILE + n) * plan.labels
     for j in range(n):
         to = rows + (tile * TILE + j) * plan.labels
         for v in range(0, plan.C, LANES):
-            row, count = load(work, plan.P + (j + 1) * plan.C + v), plan.labels - v
-            if count >= LANES:
-                store(kept, to + v, row)
-            else:
-                store_part(kept, to + v, count, row)
+            row = load(work, plan.P + (j + 1) * plan.C + v)
+            store_labels(kept, to + v, plan.labels - v, end, row)
     at = info + 3 * tile
     kept[at] = state[S.EXPONENT]
     kept[at + 1] = state[S.EXPONENT] + state[S.GROWTH]

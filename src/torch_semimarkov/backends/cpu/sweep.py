@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.compile import part, small
 from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log, smaller
 from torch_semimarkov.backends.cpu.exact import log_total, reopen, solve_exactly
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill
@@ -52,7 +52,7 @@ def begin(work, state, plan):
     store_entry(plan.first, state[S.EXPONENT], work, state, plan)
 
 
-@part
+@small
 def largest(row, work, plan):
     """The largest of a row of labels."""
     top = -np.inf

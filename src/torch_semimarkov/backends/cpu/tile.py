@@ -18,8 +18,14 @@ import math
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part
-from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, smaller
+from torch_semimarkov.backends.cpu.compile import part, small
+from torch_semimarkov.backends.cpu.elementary import (
+    exp,
+    exp_and_inverse,
+    finite_or_zero,
+    larger,
+    smaller,
+)
 from torch_semimarkov.backends.cpu.plan import TILE, S
 from torch_semimarkov.backends.cpu.vector import (
     LANES,
@@ -35,6 +41,7 @@ from torch_semimarkov.backends.cpu.vector import (
     spread,
     spread_each,
     store,
+    store_part,
     sum_of_rows,
     where,
     zero_rows,
@@ -50,23 +57,44 @@ LARGE = 2.0**1000
 SUM_ROWS = TILE + ROWS
 
 
-@part
+@small
 def load_some(array, at, count):
-    """Eight lanes, or the ``count`` that are left before the padding."""
+    """Eight lanes, or the ``count`` that are left before the padding; 0 in the others."""
     return load(array, at) if count >= LANES else load_part(array, at, count)
+
+
+@small
+def load_labels(array, at, real):
+    """Eight lanes, 0 where they are padding; what lies there may belong to the next position."""
+    if at + LANES <= len(array):
+        return where(real > spread(0.0), load(array, at), spread(0.0))
+    return load_part(array, at, len(array) - at)
 
 
 @part
 def load_tile(terms, at, step, n, work, plan):
     """The terms of n positions, from ``at`` on in steps of ``step``, as float64 rows."""
     scores, opens, closes = terms
-    for j in range(n):
-        for v in range(0, plan.C, LANES):
-            here, there, count = j * plan.C + v, at + j * step + v, plan.labels - v
-            store(work, plan.scores + here, load_some(scores, there, count))
+    for v in range(0, plan.C, LANES):
+        real = load(work, plan.real + v)
+        for j in range(n):
+            here, there = j * plan.C + v, at + j * step + v
+            store(work, plan.scores + here, load_labels(scores, there, real))
             if plan.boundaries:
-                store(work, plan.opens + here, load_some(opens, there, count))
-                store(work, plan.closes + here, load_some(closes, there, count))
+                store(work, plan.opens + here, load_labels(opens, there, real))
+                store(work, plan.closes + here, load_labels(closes, there, real))
+
+
+@small
+def store_labels(array, at, count, end, row):
+    """Write the ``count`` labels of eight lanes, in the type of the array.
+
+    The lanes of the padding overwrite what comes next, which is still to be written, up to ``end``.
+    """
+    if count >= LANES or at + LANES <= end:
+        store(array, at, row)
+    else:
+        store_part(array, at, count, row)
 
 
 @part
@@ -122,16 +150,15 @@ def fill_factors(n, gamma, work, plan):
             else:
                 low, high = smaller(low, total), larger(high, total)
                 store(work, plan.enter + here, inverse)
-                power = exp(total)
+                power, inverse = exp_and_inverse(total)
                 store(work, plan.leave + here, power * lift)
-                inverse = spread(1.0) / power
         store(work, plan.jump + v, total)
         if any_of(low < spread(-EXPONENT)) or any_of(high > spread(EXPONENT)):
             fine = False
     return fine
 
 
-@part
+@small
 def convolve(algebra, count, x_array, x, y_array, y, y_step):
     """ROWS rows of the sum over j of x_array[x + 8 j] * y_array[y + j y_step + row]."""
     total = zero_rows(algebra)
@@ -158,7 +185,7 @@ def history(algebra, n, open_rows, window, rows, work, plan):
             store(work, plan.sums + (v * SUM_ROWS + i) * LANES, total)
 
 
-@part
+@small
 def product(algebra, P, X, v, work, plan):
     """Block v of the row at P times the matrix at X."""
     total = zero_rows(algebra)
@@ -171,27 +198,38 @@ def product(algebra, P, X, v, work, plan):
 
 @part
 def solve(algebra, n, window, rows, work, plan):
-    """The positions of the tile one after the other; Q[0] is given, P[1..n], Q[1..n] are found."""
+    """The positions of the tile one after the other; Q[0] is given, P[1..n], Q[1..n] are found.
+
+    What waits for the last position is a product with X and one multiplication.
+    """
     C, K = plan.C, plan.K
     for j in range(n):
         for v in range(C // LANES):
             here = j * C + v * LANES
-            e = of(algebra, load(work, plan.Q + here)) * of(algebra, load(work, plan.enter + here))
-            store(work, window + (v * rows + j) * LANES, e)
+            q = of(algebra, load(work, plan.Q + here))
+            if j > 0:
+                q = product(algebra, plan.P + j * C, plan.X, v, work, plan)
+                store(work, plan.Q + here, q)
             to = plan.sums + (v * SUM_ROWS + j) * LANES
             D = plan.D + (v * plan.depth + 1) * LANES
-            w = multiply_add(e, of(algebra, load(work, D)), of(algebra, load(work, to)))
-            store(work, to, w)
-            store(work, plan.P + here + C, w * of(algebra, load(work, plan.leave + here)))
+            enter, leave = (
+                of(algebra, load(work, plan.enter + here)),
+                of(algebra, load(work, plan.leave + here)),
+            )
+            first, old = of(algebra, load(work, D)), of(algebra, load(work, to))
+            P = multiply_add(q, enter * first * leave, old * leave)
+            store(work, plan.P + here + C, P)
+            e = q * enter
+            store(work, window + (v * rows + j) * LANES, e)
+            store(work, to, multiply_add(e, first, old))
             factor = repeat(e)
             for i in range(1, min(K, n - j), ROWS):
                 more = of(algebra, load_rows(work, D + i * LANES))
-                old = of(algebra, load_rows(work, to + i * LANES))
-                store(work, to + i * LANES, multiply_add(factor, more, old))
-        row = (j + 1) * C
-        for v in range(C // LANES):
-            found = product(algebra, plan.P + row, plan.X, v, work, plan)
-            store(work, plan.Q + row + v * LANES, found)
+                later = of(algebra, load_rows(work, to + i * LANES))
+                store(work, to + i * LANES, multiply_add(factor, more, later))
+    for v in range(C // LANES):
+        q = product(algebra, plan.P + n * C, plan.X, v, work, plan)
+        store(work, plan.Q + n * C + v * LANES, q)
 
 
 @part

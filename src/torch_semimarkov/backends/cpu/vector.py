@@ -163,12 +163,15 @@ def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write a vector to a flat float64 array, from ``index`` on."""
+    """Write a vector to a flat float array, in its type, from ``index`` on."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        width = signature.args[2].rows * LANES
-        pointer, _ = _pointer(context, builder, signature.args[0], *args[:2], width)
-        builder.store(args[2], pointer, align=8)
+        kind, width = signature.args[0], signature.args[2].rows * LANES
+        pointer, vector = _pointer(context, builder, kind, *args[:2], width)
+        value = args[2]
+        if vector.element != ir.DoubleType():
+            value = builder.fptrunc(value, vector)
+        builder.store(value, pointer, align=_bytes(kind))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), emit
@@ -233,13 +236,22 @@ def spread_each(typing: Any, array: Any, index: Any) -> Any:
     """ROWS rows, row r with eight lanes of the number at ``index + r`` of a flat float64 array."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, _ = _pointer(context, builder, signature.args[0], *args, ROWS)
-        numbers = builder.load(pointer, align=8)
-        index = [row for row in range(ROWS) for _ in range(LANES)]
-        kind = ir.VectorType(_INT, ROWS * LANES)
-        return builder.shuffle_vector(numbers, numbers, ir.Constant(kind, index))
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        rows = []
+        for row in range(ROWS):  # one by one, so that each is a broadcast from memory
+            at = builder.add(args[1], ir.Constant(args[1].type, row))
+            rows.append(_spread(builder, builder.load(builder.gep(data, [at])), _DOUBLE))
+        while len(rows) > 1:
+            rows = [_join(builder, *pair) for pair in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
 
     return _Vector(ROWS, "linear")(array, types.intp), emit
+
+
+def _join(builder: Any, a: Any, b: Any) -> Any:
+    count = a.type.count + b.type.count
+    index = ir.Constant(ir.VectorType(_INT, count), list(range(count)))
+    return builder.shuffle_vector(a, b, index)
 
 
 @intrinsic
