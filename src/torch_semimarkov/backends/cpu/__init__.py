@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from torch_semimarkov.backends.cpu import gradient, partition, per_duration
 from torch_semimarkov.backends.cpu.messages import Layout, layout_of, padded
@@ -54,14 +53,15 @@ def forward(
     """The total (B,) float64, and the messages for the backward."""
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
-    kept = torch.empty(kept_shape(potentials, keep, checkpoint_interval), dtype=torch.float64)
+    p, layout = potentials, _layout(potentials, checkpoint_interval if keep else None)
+    kept = np.empty((p.B, layout.size) if keep else (1, 0))
     if semiring == "max":
-        return viterbi(potentials)[0], kept.zero_()
-    value = torch.empty(potentials.B, dtype=torch.float64)
-    layout = _layout(potentials, checkpoint_interval if keep else None)
-    items = potentials.B + (keep and layout.half < -(-potentials.T // TILE))
-    _run(partition.forward, potentials, items, layout, kept.numpy(), value.numpy())
-    return value, kept
+        kept.fill(0.0)
+        return viterbi(p)[0], torch.from_numpy(kept)
+    value = np.empty(p.B)
+    items = p.B + (keep and layout.half < -(-p.T // TILE))
+    _run(partition.forward, p, items, layout, kept, value)
+    return torch.from_numpy(value), torch.from_numpy(kept)
 
 
 def backward(
@@ -70,30 +70,32 @@ def backward(
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
     if potentials.per_duration:
         return per_duration.backward(potentials, value, kept, weight)
-    p, stretch = potentials, int(kept[0, -3])
-    layout = _layout(p, stretch * TILE or None)
+    p, messages = potentials, kept.numpy()
+    layout = _layout(p, int(messages[0, -3]) * TILE or None)
     items = 2 if layout.half < -(-p.T // TILE) else min(p.B, GROUPS)
-    K = min(p.K, p.T)
-    sums = np.empty((items, (p.C + K + 2) * p.C))
-    boundaries = p.start_scores is not None or p.end_scores is not None
-    nothing = p.scores.new_empty(0)
+    C, K, dtype = p.C, min(p.K, p.T), p.scores.dtype
+    sums = np.empty((items, C + K + 2, C))
     grads = [torch.empty_like(p.scores)]
-    grads += [torch.empty_like(p.scores) if boundaries else nothing for _ in range(2)]
+    if p.start_scores is not None or p.end_scores is not None:
+        grads += [torch.empty_like(p.scores), torch.empty_like(p.scores)]
+    flat = [grad.numpy().reshape(-1) for grad in grads] + [_NOTHING[dtype]] * (3 - len(grads))
     weights = weight.to(torch.float64).contiguous().numpy()
-    flat = tuple(grad.numpy().reshape(-1) for grad in grads)
-    _run(gradient.backward, p, items, layout, kept.numpy(), weights, flat, sums)
-    counts = torch.from_numpy(sums.sum(0)).to(p.scores.dtype).reshape(-1, p.C)
-    transition, bias, start, end = (x.clone() for x in counts.split([p.C, K, 1, 1]))
-    found = {
-        "scores": grads[0],
-        "transition": transition,
-        "duration_bias": pad(bias, (0, 0, 0, p.K - K)) if K < p.K else bias,
-        "start": start[0],
-        "end": end[0],
-        "start_scores": grads[1],
-        "end_scores": grads[2],
+    rows = sums.reshape(items, -1)
+    _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows)
+    counts = sums.sum(0) if items > 1 else sums[0]
+    shared = {
+        "transition": counts[:C],
+        "duration_bias": np.pad(counts[C:-2], ((0, p.K - K), (0, 0))) if K < p.K else counts[C:-2],
+        "start": counts[-2],
+        "end": counts[-1],
     }
-    return {name: found[name] for name, _ in p.terms()}
+    positions = dict(zip(("scores", "start_scores", "end_scores"), grads, strict=False))
+    return {
+        name: torch.from_numpy(shared[name]).to(dtype, copy=True)
+        if name in shared
+        else positions[name]
+        for name, _ in p.terms()
+    }
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,11 +103,10 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     if potentials.per_duration:
         return per_duration.viterbi(potentials)
     p = potentials
-    score = torch.empty(p.B, dtype=torch.float64)
-    count = torch.empty(p.B, dtype=torch.int64)
-    table = torch.empty(3, p.B, p.T, dtype=torch.int64)
-    _run(decode, p, p.B, score.numpy(), table.numpy(), count.numpy())
-    return score, table, count
+    score, count = np.empty(p.B), np.empty(p.B, np.int64)
+    table = np.empty((3, p.B, p.T), np.int64)
+    _run(decode, p, p.B, score, table, count)
+    return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 
 def _layout(p: Potentials, interval: int | None) -> Layout:
@@ -114,22 +115,23 @@ def _layout(p: Potentials, interval: int | None) -> Layout:
 
 def _run(kernel: Callable[..., None], p: Potentials, count: int, *results: Any) -> None:
     """Run a kernel over ``count`` sequences or groups, divided among the threads."""
+    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
-    if starts is None and ends is not None:
-        starts = torch.zeros_like(p.scores)
-    if ends is None and starts is not None:
-        ends = torch.zeros_like(p.scores)
-    terms = tuple(_flat(x, p.scores) for x in (p.scores, starts, ends))
-    shared = tuple(_flat(x, p.scores) for x in (p.transition, p.duration_bias, p.start, p.end))
-    sizes = p.T, min(p.K, p.T), padded(p.C), p.C
-    lengths = p.lengths.numpy()
+    if (starts is None) != (ends is None):
+        starts = torch.zeros_like(p.scores) if starts is None else starts
+        ends = torch.zeros_like(p.scores) if ends is None else ends
+    flat = [
+        nothing if x is None else x.detach().numpy().reshape(-1)
+        for x in (p.scores, starts, ends, p.transition, p.duration_bias, p.start, p.end)
+    ]
+    terms, shared, sizes = tuple(flat[:3]), tuple(flat[3:]), (T, K, padded(C), C)
+    lengths = p.lengths.numpy()  # type: ignore[union-attr]
 
-    def task(share: np.ndarray) -> None:
-        kernel(terms, shared, sizes, lengths, share, *results)
+    def task(items: np.ndarray) -> None:
+        kernel(terms, shared, sizes, lengths, items, *results)
 
-    share(task, count, p.B * p.T * (sizes[1] + p.C + 20) * p.C)
+    share(task, count, B * T * (K + C + 20) * C)
 
 
-def _flat(x: Tensor | None, like: Tensor) -> np.ndarray:
-    x = like.new_empty(0) if x is None else x.detach()
-    return x.numpy().reshape(-1)
+# What stands for a term that is absent.
+_NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
