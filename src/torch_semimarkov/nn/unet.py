@@ -69,7 +69,7 @@ class UNetEncoder(nn.Module):
 
 
 class _Level(nn.Module):
-    """Two convolutions, each normalised at its own position."""
+    """Two convolutions, each followed by batch normalisation over the positions inside."""
 
     def __init__(self, source: int, dim: int, kernel_size: int, dropout: float):
         super().__init__()
@@ -79,15 +79,28 @@ class _Level(nn.Module):
             )
             for d in (source, dim)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, inside: Tensor) -> Tensor:
+        chosen = inside.flatten().nonzero()[:, 0]
         for conv, norm in zip(self.convolutions, self.norms, strict=True):
             # (B, T, D) lies in memory as channels-last wants it.
             around = conv(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
-            x = torch.where(inside, nn.functional.gelu(norm(around)), 0.0)
+            rows = around.flatten(0, 1)
+            values = nn.functional.leaky_relu(_normalise(norm, rows.index_select(0, chosen)))
+            x = torch.zeros_like(rows, dtype=values.dtype).index_copy(0, chosen, values)
+            x = x.view(around.shape)
         return self.dropout(x)
+
+
+def _normalise(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
+    """Batch normalisation; a single position has no variance and takes the running one."""
+    if norm.training and len(rows) > 1:
+        return norm(rows)
+    return nn.functional.batch_norm(
+        rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
 
 
 def _halve(x: Tensor) -> Tensor:
