@@ -10,6 +10,7 @@ from torch_semimarkov.data import Record, read_wfdb, unpack
 
 FRAME = 4
 WAVES = ("P", "QRS", "T")
+LEADS = ("i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6")
 
 
 def open_ludb(path, cache):
@@ -24,16 +25,27 @@ def split_numbers(seed=0):
     return order[:140], order[140:160], order[160:]
 
 
-def read_lead(folder, number, lead="ii"):
-    """The annotated span of one lead: filtered to 0.5-40 Hz, scaled by its deviation, in frames."""
+def read_leads(folder, number, leads=("ii",)):
+    """The annotated span of each lead, filtered to 0.5-40 Hz and scaled by its deviation."""
     path = Path(folder) / str(number)
-    whole = read_wfdb(path, [lead])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of waves without one of their boundaries
-        span = read_wfdb(path, [lead], lead, incomplete="peak")
+    whole = read_wfdb(path, leads)
     band = butter(2, [0.5, 40.0], "band", fs=whole.sample_rate, output="sos")
-    signal = sosfiltfilt(band, whole.features[:, 0])[span.offset : span.offset + span.length]
-    return _frames(f"{number}.{lead}", signal / signal.std(), span.segments, whole.sample_rate)
+    for lead, signal in zip(leads, sosfiltfilt(band, whole.features, axis=0).T, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of waves without one boundary
+            span = read_wfdb(path, [lead], lead, incomplete="peak")
+        cut = signal[span.offset : span.offset + span.length]
+        yield _frames(f"{number}.{lead}", cut / cut.std(), span.segments, whole.sample_rate)
+
+
+def training_records(folder, numbers, seed, copies=12, others=2):
+    """Variations of lead II, and fewer of each other lead, of some records."""
+    rng, chosen, rest = np.random.default_rng(seed), [], []
+    for number in numbers:
+        for lead, record in zip(LEADS, read_leads(folder, number, LEADS), strict=True):
+            part, count = (chosen, copies) if lead == "ii" else (rest, others)
+            part += [varied(record, rng) for _ in range(count)]
+    return chosen, rest
 
 
 def varied(record, rng):
