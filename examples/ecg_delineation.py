@@ -79,7 +79,7 @@ def main():
     learn, tune, judge = split_numbers()
     lead_two, others = training_records(folder, learn, args.seed)
     held_out, test = ([r for n in part for r in read_leads(folder, n)] for part in (tune, judge))
-    first = TrainConfig(head="argmax", epochs=3, lr=2e-3, seed=args.seed, **MODEL)
+    first = TrainConfig(head="argmax", epochs=2, lr=2e-3, seed=args.seed, **MODEL)
     save_model(args.output / "encoder", timed("encoder", lead_two + others, held_out, first))
     rows = []
     for head in ("semi-crf", "linear-crf", "argmax"):
@@ -88,7 +88,7 @@ def main():
             seed=args.seed, **MODEL,
         )  # fmt: skip
         saved = timed(head, lead_two, held_out, config)
-        predictions = list(Predictor(saved, posteriors=True)(test))
+        predictions = list(Predictor(saved, posteriors=True, decoding="posterior")(test))
         rows += score(saved, test, predictions)
         save_model(args.output / head, saved)
         draw(predictions[0], saved.vocabulary, args.output / f"{head}.png")
