@@ -4,12 +4,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import median_filter
 from scipy.signal import butter, sosfiltfilt
 
 from torch_semimarkov.data import Record, read_wfdb, unpack
 
 FRAME = 4
 WAVES = ("P", "QRS", "T")
+LEADS = ("i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6")
 
 
 def open_ludb(path, cache):
@@ -24,29 +26,48 @@ def split_numbers(seed=0):
     return order[:140], order[140:160], order[160:]
 
 
-def read_lead(folder, number, lead="ii"):
-    """The annotated span of one lead: filtered to 0.5-40 Hz, scaled by its deviation, in frames."""
+def read_leads(folder, number, leads=("ii",)):
+    """The annotated span of each lead: below 40 Hz, without wander, scaled by its deviation."""
     path = Path(folder) / str(number)
-    whole = read_wfdb(path, [lead])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of waves without one of their boundaries
-        span = read_wfdb(path, [lead], lead, incomplete="peak")
-    band = butter(2, [0.5, 40.0], "band", fs=whole.sample_rate, output="sos")
-    signal = sosfiltfilt(band, whole.features[:, 0])[span.offset : span.offset + span.length]
-    return _frames(f"{number}.{lead}", signal / signal.std(), span.segments, whole.sample_rate)
+    whole = read_wfdb(path, leads)
+    smooth = butter(2, 40.0, fs=whole.sample_rate, output="sos")
+    for lead, signal in zip(leads, sosfiltfilt(smooth, whole.features, axis=0).T, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of waves without one boundary
+            span = read_wfdb(path, [lead], lead, incomplete="peak")
+        wander = signal
+        for seconds in (0.2, 0.6):  # past QRS and P, then past T
+            wander = median_filter(wander, int(seconds * whole.sample_rate))
+        cut = (signal - wander)[span.offset : span.offset + span.length]
+        yield _frames(f"{number}.{lead}", cut / cut.std(), span.segments, whole.sample_rate)
+
+
+def training_records(folder, numbers, seed, copies=12, others=2):
+    """Variations of lead II, and fewer of each other lead, of some records."""
+    rng, chosen, rest = np.random.default_rng(seed), [], []
+    for number in numbers:
+        for lead, record in zip(LEADS, read_leads(folder, number, LEADS), strict=True):
+            part, count = (chosen, copies) if lead == "ii" else (rest, others)
+            part += [varied(record, rng) for _ in range(count)]
+    return chosen, rest
 
 
 def varied(record, rng):
-    """A copy to train on: the heart beats slower or faster, and the electrodes sit worse."""
+    """A copy to train on: another heart rate, other sizes of the waves, worse electrodes."""
     segments = [(s * FRAME, e * FRAME, label) for s, e, label in record.segments]
-    signal, rate = record.features.ravel(), record.sample_rate * FRAME
+    signal, rate = record.features.ravel().copy(), record.sample_rate * FRAME
+    gains = {wave: 2 ** rng.uniform(-1, 1) for wave in WAVES}
+    for start, end, label in segments:
+        wave = signal[start:end]
+        chord = np.linspace(wave[0], wave[-1], len(wave))
+        wave += (gains.get(label, 1.0) - 1) * (wave - chord)
     time = np.arange(len(signal)) / rate
-    wander = rng.uniform(0, 0.15) * np.sin(
+    wander = rng.uniform(0, 0.3) * np.sin(
         2 * np.pi * (rng.uniform(0.15, 0.8) * time + rng.random())
     )
-    noise = rng.normal(0, rng.uniform(0, 0.05), len(signal))
-    signal = signal * rng.uniform(0.7, 1.4) + wander + noise
-    return _frames(f"{record.name}+", signal, segments, rate, rng.uniform(0.75, 1.3))
+    noise = rng.normal(0, rng.uniform(0, 0.08), len(signal))
+    signal = signal * 2 ** rng.uniform(-1, 1) + wander + noise
+    return _frames(f"{record.name}+", signal, segments, rate, rng.uniform(0.7, 1.3))
 
 
 def _frames(name, signal, segments, rate, factor=1.0):

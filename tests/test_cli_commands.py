@@ -123,6 +123,16 @@ def test_predict_does_not_depend_on_what_is_decoded_together(data, model, predic
         assert (tmp_path / "one" / file.name).read_text() == file.read_text()
 
 
+def test_predict_and_evaluate_decode_by_posterior_when_asked(data, model, tmp_path):
+    by = "--decoding posterior"
+    succeeds("predict", model, data / "r0-0.npz", "-o", tmp_path, f"{by} --posteriors")
+    (table,) = read_segments(tmp_path / "r0-0.segments.tsv")
+    with np.load(tmp_path / "r0-0.posteriors.npz", allow_pickle=False) as found:
+        best = found["label_names"][found["labels"].argmax(1)]
+    assert [s.label for s in table.segments for _ in range(s.duration)] == best.tolist()
+    assert "position accuracy" in succeeds("evaluate", data, "--model", model, by)
+
+
 def test_predict_writes_json_and_posteriors(data, model, tmp_path):
     succeeds("predict", model, data / "r0-0.npz", "-o", tmp_path, "--format json --posteriors")
     (table,) = read_segments(tmp_path / "r0-0.segments.json")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torch_semimarkov.errors import ConfigError, ShapeError
-from torch_semimarkov.nn import ENCODERS, BiLSTMEncoder, ConvEncoder, create_encoder
+from torch_semimarkov.nn import ENCODERS, BiLSTMEncoder, ConvEncoder, UNetEncoder, create_encoder
 
 D, H = 3, 8
 LENGTHS = torch.tensor([12, 7, 1])
@@ -123,6 +123,18 @@ def test_a_bilstm_sees_the_whole_sequence_and_nothing_past_its_length():
     assert not seen[0].any()
 
 
+def test_a_unet_sees_twice_as_far_with_each_level():
+    seen = []
+    for num_layers in (1, 2, 3):
+        encoder = encoder_of("unet", num_layers=num_layers, kernel_size=3)
+        features = torch.randn(1, 64, D, dtype=torch.float64, requires_grad=True)
+        weights = torch.randn(H, dtype=torch.float64)
+        (encoder(features)[0, 32] * weights).sum().backward()
+        seen.append(int((features.grad[0].abs().sum(-1) > 0).sum()))
+    assert seen[0] == 5
+    assert seen[1] > 2 * seen[0] and seen[2] > 2 * seen[1] - seen[0]
+
+
 # Training
 
 
@@ -173,7 +185,11 @@ BAD_LENGTHS = {
     "too few": (torch.tensor([12, 7]), r"lengths must be \(B,\) = \(3,\), got \(2,\)"),
 }
 BAD_OPTIONS = {
-    "an unknown name": ("gru", {}, r"encoder must be one of \['bilstm', 'conv'\], got 'gru'"),
+    "an unknown name": (
+        "gru",
+        {},
+        r"encoder must be one of \['bilstm', 'conv', 'unet'\], got 'gru'",
+    ),
     "an unknown option": ("conv", {"kernel": 3}, "encoder 'conv': .*kernel"),
     "another encoder's option": ("bilstm", {"kernel_size": 3}, "encoder 'bilstm': .*kernel_size"),
     "an even kernel": ("conv", {"kernel_size": 4}, "kernel_size must be odd and >= 1, got 4"),
@@ -209,3 +225,4 @@ def test_both_directions_of_a_bilstm_must_fit_in_its_output():
 def test_the_names_stand_for_the_classes():
     assert type(create_encoder("conv", D, H)) is ConvEncoder
     assert type(create_encoder("bilstm", D, H)) is BiLSTMEncoder
+    assert type(create_encoder("unet", D, H)) is UNetEncoder

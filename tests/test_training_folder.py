@@ -6,7 +6,8 @@ import pytest
 import torch
 from training_cases import tiny_config, tiny_records
 
-from torch_semimarkov.errors import FileFormatError
+from torch_semimarkov.data.records import segments_from_runs
+from torch_semimarkov.errors import ConfigError, FileFormatError
 from torch_semimarkov.training import Predictor, load_model, save_model
 from torch_semimarkov.training import folder as folder_module
 from torch_semimarkov.training.run import train
@@ -30,7 +31,7 @@ def edit(folder, change):
 
 
 @pytest.mark.parametrize("head", ["semi-crf", "linear-crf", "argmax"])
-@pytest.mark.parametrize("encoder", ["conv", "bilstm"])
+@pytest.mark.parametrize("encoder", ["conv", "bilstm", "unet"])
 def test_a_saved_model_comes_back_and_decodes_the_same(tmp_path, head, encoder):
     records = tiny_records()
     config = tiny_config(epochs=1, head=head, encoder=encoder, boundary_scores=head == "semi-crf")
@@ -44,6 +45,23 @@ def test_a_saved_model_comes_back_and_decodes_the_same(tmp_path, head, encoder):
     )  # fmt: skip
     found = [[p.segments for p in Predictor(one)(records)] for one in (saved, loaded)]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("head", ["semi-crf", "linear-crf", "argmax"])
+def test_decoding_by_posterior_takes_the_likeliest_label_of_each_position(head):
+    records = tiny_records()
+    one = train(records, None, tiny_config(epochs=1, head=head), quiet=True).saved
+    names = list(one.vocabulary)
+    for p in Predictor(one, posteriors=True, decoding="posterior")(records):
+        labels = [names[c] for c in p.labels.argmax(1)]
+        assert list(p.segments) == segments_from_runs(labels)
+    bare = Predictor(one, decoding="posterior")(records)
+    assert all(p.labels is None and p.boundaries is None for p in bare)
+
+
+def test_an_unknown_decoding_is_named(saved):
+    with pytest.raises(ConfigError, match=r"decoding must be one of .* got 'beam'"):
+        Predictor(saved, decoding="beam")
 
 
 def test_the_folder_holds_weights_config_and_metrics(folder):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from training_cases import tiny_config, tiny_records
 from torch_semimarkov.errors import ConfigError, FileFormatError, NumericsError, SegmentError
 from torch_semimarkov.training.checkpoint import read_checkpoint
 from torch_semimarkov.training.examples import batch_order, collate_examples, make_examples
+from torch_semimarkov.training.folder import load_model, save_model
 from torch_semimarkov.training.loop import learning_rate
 from torch_semimarkov.training.run import train
 
@@ -42,6 +44,7 @@ HEADS_AND_ENCODERS = [
     {"head": "semi-crf", "dropout": 0.3, "schedule": "cosine", "warmup_steps": 2},
     {"head": "linear-crf", "dropout": 0.3, "encoder": "bilstm", "num_layers": 2},
     {"head": "argmax", "dropout": 0.5},
+    {"head": "semi-crf", "dropout": 0.3, "encoder": "unet", "num_layers": 2, "head_lr": 0.1},
 ]
 
 
@@ -66,6 +69,45 @@ def test_a_run_stopped_at_every_batch_resumes_to_the_same_bits(tmp_path):
             run(tmp_path, stop_at=stop_at, resume=stop_at != (1, 1), dropout=0.3, epochs=2)
     resumed = run(tmp_path, resume=True, dropout=0.3, epochs=2)
     assert_same_bits(weights(whole), weights(resumed))
+
+
+def test_the_head_has_its_own_learning_rate_and_its_projection_has_not():
+    slow, fast = (run(epochs=1, dropout=0.0, lr=1e-9, head_lr=rate) for rate in (None, 0.1))
+    left, right = weights(slow), weights(fast)
+    moved = {k for k in left if not torch.allclose(left[k], right[k], rtol=0, atol=1e-3)}
+    assert moved == {"head.transition", "head.start", "head.end", "head.durations.weight"}
+
+
+@pytest.fixture
+def argmax_folder(tmp_path):
+    trained = run(head="argmax", epochs=1)
+    return save_model(tmp_path / "argmax", trained.saved)
+
+
+def test_a_run_starts_from_the_encoder_and_label_scores_of_a_saved_model(argmax_folder):
+    before = load_model(argmax_folder).model.state_dict()
+    after = weights(run(start_from=str(argmax_folder), epochs=1, dropout=0.0, lr=1e-9))
+    shared = [name for name in after if name in before]
+    assert "head.projection.weight" in shared and "encoder.enter.weight" in shared
+    assert set(after) - set(shared) >= {"head.transition", "head.durations.weight"}
+    for name in shared:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_a_run_with_a_start_resumes_to_the_same_bits_without_the_folder(tmp_path, argmax_folder):
+    changes = {"start_from": str(argmax_folder), "dropout": 0.3, "head_lr": 0.1}
+    whole = run(**changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_at=(2, 1), **changes)
+    shutil.rmtree(argmax_folder)
+    assert_same_bits(weights(whole), weights(run(tmp_path, resume=True, **changes)))
+
+
+def test_a_start_that_does_not_fit_is_refused_with_every_difference(tmp_path, argmax_folder):
+    with pytest.raises(ConfigError, match=r"(?s)cannot start.*hidden_dim is 8, not 6.*num_layers"):
+        run(start_from=str(argmax_folder), hidden_dim=6, num_layers=2)
+    with pytest.raises(FileFormatError, match="no such model folder"):
+        run(start_from=str(tmp_path / "none"))
 
 
 def test_dropout_does_something_so_that_the_resume_tests_bite():

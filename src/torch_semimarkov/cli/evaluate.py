@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torch_semimarkov.cli.options import PATH, READING, settings
+from torch_semimarkov.cli.options import PATH, READING, decoding_option, settings
 
 
 @click.command()
@@ -30,6 +30,7 @@ from torch_semimarkov.cli.options import PATH, READING, settings
     help="Overlap, as intersection over union, from which segments match.",
 )  # fmt: skip
 @click.option("--include-edges", is_flag=True, help="Also judge the two ends of a sequence.")
+@decoding_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @settings(*READING, defaults=False)
 def command(
@@ -42,6 +43,7 @@ def command(
     unit: str | None,
     iou: float,
     include_edges: bool,
+    decoding: str,
     device: str,
     **given: Any,
 ) -> None:
@@ -67,4 +69,4 @@ def command(
         "iou": iou,
         "include_edges": include_edges,
     }
-    run_evaluate(EvaluateCall(true, predicted, model, output, device, given, how))
+    run_evaluate(EvaluateCall(true, predicted, model, output, device, decoding, given, how))

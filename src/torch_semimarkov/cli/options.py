@@ -20,6 +20,13 @@ READING = ("channels", "label_column", "sample_rate", "annotator", "incomplete")
 PATH = click.Path(path_type=Path)
 
 
+decoding_option = click.option(
+    "--decoding", type=click.Choice(("viterbi", "posterior")), default="viterbi", show_default=True,
+    help="The most likely segmentation, or each position's most likely label. The latter keeps "
+    "segments that are likely but have uncertain boundaries.",
+)  # fmt: skip
+
+
 class Names(click.ParamType):
     """Names between commas."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torch_semimarkov.cli.options import PATH, settings
+from torch_semimarkov.cli.options import PATH, decoding_option, settings
 
 
 @click.command()
@@ -19,6 +19,7 @@ from torch_semimarkov.cli.options import PATH, settings
     show_default=True, help="Format of the segments.",
 )  # fmt: skip
 @click.option("--posteriors", is_flag=True, help="Also write <name>.posteriors.npz.")
+@decoding_option
 @click.option("--overwrite", is_flag=True, help="Write results that are there already once more.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
@@ -34,6 +35,7 @@ def command(
     output: Path,
     kind: str,
     posteriors: bool,
+    decoding: str,
     overwrite: bool,
     batch_size: int,
     device: str,
@@ -62,6 +64,16 @@ def command(
 
     run_predict(
         PredictCall(
-            model, inputs, output, kind, posteriors, overwrite, batch_size, device, quiet, given
+            model,
+            inputs,
+            output,
+            kind,
+            posteriors,
+            decoding,
+            overwrite,
+            batch_size,
+            device,
+            quiet,
+            given,
         )
     )

@@ -31,6 +31,7 @@ class EvaluateCall:
     model: Path | None
     output: Path | None
     device: str
+    decoding: str
     reading: dict[str, Any]
     how: dict[str, Any]
 
@@ -72,7 +73,7 @@ def _number(value: float | None) -> str:
 def _of_model(call: EvaluateCall) -> dict[str, Any]:
     saved = load_model(call.model)
     records = read_all(call.true, labelled_options(call.reading, saved))
-    return evaluate_model(saved, records, call.device, **call.how)[1]
+    return evaluate_model(saved, records, call.device, decoding=call.decoding, **call.how)[1]
 
 
 def _of_tables(call: EvaluateCall) -> dict[str, Any]:

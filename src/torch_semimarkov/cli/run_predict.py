@@ -42,6 +42,7 @@ class PredictCall:
     output: Path
     kind: str
     posteriors: bool
+    decoding: str
     overwrite: bool
     batch_size: int
     device: str
@@ -71,7 +72,7 @@ def run_predict(call: PredictCall) -> None:
         for name, path in files.items()
         if call.overwrite or not all(target.is_file() for target in call.targets(name))
     }
-    predictor = Predictor(saved, call.device, call.batch_size, call.posteriors)
+    predictor = Predictor(saved, call.device, call.batch_size, call.posteriors, call.decoding)
     quiet = True if call.quiet else None
     with tqdm(total=len(todo), unit="file", disable=quiet, leave=False, file=sys.stderr) as bar:
         for prediction in predictor(_records(todo, options)):

@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from torch_semimarkov.nn.encoders import ENCODERS, BiLSTMEncoder, ConvEncoder, create_encoder
 from torch_semimarkov.nn.head import SemiMarkovCRFHead
+from torch_semimarkov.nn.unet import UNetEncoder
 
-__all__ = ["ENCODERS", "BiLSTMEncoder", "ConvEncoder", "SemiMarkovCRFHead", "create_encoder"]
+__all__ = [
+    "ENCODERS",
+    "BiLSTMEncoder",
+    "ConvEncoder",
+    "SemiMarkovCRFHead",
+    "UNetEncoder",
+    "create_encoder",
+]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import NumericsError, ShapeError
+from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.segments import check_lengths, lengths_problem
 
 _SHOWN = 8
@@ -116,3 +117,18 @@ def inside_lengths(
     elif problem := lengths_problem(lengths, B, T):
         raise ShapeError(problem)
     return torch.arange(T, device=device) < lengths.to(device)[:, None]
+
+
+def features_inside(features: Tensor, lengths: Tensor | None, D: int) -> Tensor:
+    """(B, T, 1) bool, True before each length.
+
+    Raises:
+        ShapeError: features that are not (B, T, D), or lengths that do not fit them.
+    """
+    if features.dim() != 3 or features.shape[2] != D or 0 in features.shape:
+        raise ShapeError(
+            f"features must be (B, T, input_dim) = (B, T, {D}) with B, T >= 1, "
+            f"got {tuple(features.shape)}"
+        )
+    checked = wants_validation(None, features.device)
+    return inside_lengths(lengths, features.shape, features.device, checked)[..., None]

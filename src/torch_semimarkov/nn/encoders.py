@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from torch_semimarkov.errors import ConfigError, ShapeError
-from torch_semimarkov.functional.inputs import wants_validation
-from torch_semimarkov.nn.checks import inside_lengths
+from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.nn.checks import features_inside
+from torch_semimarkov.nn.unet import UNetEncoder
 
 
 class ConvEncoder(nn.Module):
@@ -52,7 +52,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, T, H) hidden states of (B, T, D) features; 0 past the lengths."""
-        inside = _inside(features, lengths, self.input_dim)
+        inside = features_inside(features, lengths, self.input_dim)
         x = self.enter(torch.where(inside, features, 0.0))
         for block in self.blocks:
             x = block(x, inside)
@@ -110,7 +110,7 @@ class BiLSTMEncoder(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, T, H) hidden states of (B, T, D) features; 0 past the lengths."""
-        inside = _inside(features, lengths, self.input_dim)
+        inside = features_inside(features, lengths, self.input_dim)
         x = torch.where(inside, features, 0.0)
         if lengths is None:
             return self.lstm(x)[0]
@@ -119,14 +119,18 @@ class BiLSTMEncoder(nn.Module):
         return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=T)[0]
 
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"conv": ConvEncoder, "bilstm": BiLSTMEncoder}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "conv": ConvEncoder,
+    "bilstm": BiLSTMEncoder,
+    "unet": UNetEncoder,
+}
 
 
 def create_encoder(name: str, input_dim: int, hidden_dim: int, **options: object) -> nn.Module:
     """An encoder by name.
 
     Args:
-        name: "conv" or "bilstm".
+        name: "conv", "bilstm" or "unet".
         input_dim: features D.
         hidden_dim: size H of the hidden states.
         options: further arguments of the encoder.
@@ -140,18 +144,3 @@ def create_encoder(name: str, input_dim: int, hidden_dim: int, **options: object
         return ENCODERS[name](input_dim, hidden_dim, **options)
     except TypeError as error:
         raise ConfigError(f"encoder {name!r}: {error}") from error
-
-
-def _inside(features: Tensor, lengths: Tensor | None, D: int) -> Tensor:
-    """(B, T, 1) bool, True before each length.
-
-    Raises:
-        ShapeError: features that are not (B, T, D), or lengths that do not fit them.
-    """
-    if features.dim() != 3 or features.shape[2] != D or 0 in features.shape:
-        raise ShapeError(
-            f"features must be (B, T, input_dim) = (B, T, {D}) with B, T >= 1, "
-            f"got {tuple(features.shape)}"
-        )
-    checked = wants_validation(None, features.device)
-    return inside_lengths(lengths, features.shape, features.device, checked)[..., None]

@@ -29,10 +29,10 @@ class Architecture:
         max_duration: longest duration K >= 1, in positions; "semi-crf" only.
         head: "semi-crf"; "linear-crf", in which each position is a segment (K = 1); "argmax", the
             best label of each position on its own, trained by cross-entropy.
-        encoder: "conv" or "bilstm".
+        encoder: "conv", "bilstm" or "unet".
         hidden_dim: size H >= 1 of the hidden states.
         num_layers: layers of the encoder, >= 1.
-        kernel_size: odd width of the convolutions; "conv" only.
+        kernel_size: odd width of the convolutions; "conv" and "unet" only.
         dropout: 0 <= dropout < 1.
         duration_distribution: a name; see :func:`torch_semimarkov.create_duration_distribution`.
         boundary_scores: also score where segments start and end; CRFs only.
@@ -115,7 +115,7 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", torch.zeros(a.num_features))
         self.register_buffer("sd", torch.ones(a.num_features))
         options = {"num_layers": a.num_layers, "dropout": float(a.dropout)}
-        if a.encoder == "conv":
+        if a.encoder != "bilstm":
             options["kernel_size"] = a.kernel_size
         self.encoder = create_encoder(a.encoder, a.num_features, a.hidden_dim, **options)
         self.head: SemiMarkovCRFHead | PositionHead

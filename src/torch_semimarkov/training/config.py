@@ -38,10 +38,12 @@ class TrainConfig:
         choices=("semi-crf", "linear-crf", "argmax"),
     )
     encoder: str = _setting(
-        "conv", "Encoder: dilated convolutions or a BiLSTM.", choices=("conv", "bilstm")
+        "conv",
+        "Encoder: dilated convolutions, a BiLSTM, or a U-Net, which sees farther.",
+        choices=("conv", "bilstm", "unet"),
     )
     hidden_dim: int = _setting(64, "Size of the hidden states.", low=1)
-    num_layers: int = _setting(4, "Layers of the encoder.", low=1)
+    num_layers: int = _setting(4, "Layers of the encoder; levels of a U-Net.", low=1)
     kernel_size: int = _setting(5, "Odd width of the convolutions.", low=1, odd=True)
     dropout: float = _setting(0.1, "Dropout of the encoder.", low=0, below=1)
     max_duration: int | None = _setting(
@@ -59,6 +61,17 @@ class TrainConfig:
     epochs: int = _setting(50, "Most epochs.", low=1)
     batch_size: int = _setting(16, "Sequences a batch.", low=1)
     lr: float = _setting(0.003, "Learning rate of AdamW.", above=0)
+    head_lr: float | None = _setting(
+        None,
+        "Learning rate of transitions, durations, starts and ends.",
+        above=0,
+        shown="as --lr",
+    )
+    start_from: str | None = _setting(
+        None,
+        "Model folder whose encoder and label scores the run starts from, such as an argmax model.",
+        shown="none, random weights",
+    )
     schedule: str = _setting("constant", "Learning rate over time.", choices=("constant", "cosine"))
     warmup_steps: int = _setting(0, "Batches over which the rate rises from 0.", low=0)
     weight_decay: float = _setting(0.01, "Weight decay of AdamW.", low=0)

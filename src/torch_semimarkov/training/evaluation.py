@@ -18,6 +18,7 @@ def evaluate_model(
     device: str = "auto",
     *,
     posteriors: bool = False,
+    decoding: str = "viterbi",
     **how: Any,
 ) -> tuple[list[Prediction], dict[str, Any]]:
     """Predictions for labelled records, and every metric of them.
@@ -27,13 +28,15 @@ def evaluate_model(
         records: labelled records; labels that the model does not know are judged too.
         device: where the model runs.
         posteriors: also compute posteriors.
+        decoding: "viterbi" or "posterior"; see ``Predictor``.
         how: further arguments of ``evaluate_segmentations``: tolerance, unit, iou, include_edges.
 
     Raises:
         SegmentError: a record without labels.
         ShapeError: a record that does not fit the model.
     """
-    predictions = list(Predictor(saved, device, posteriors=posteriors)(records))
+    predictor = Predictor(saved, device, posteriors=posteriors, decoding=decoding)
+    predictions = list(predictor(records))
     names = known_labels(saved.vocabulary, records)
     true = [names.encode_record(record) for record in records]
     guess = [[(s, e, names.encode(label)) for s, e, label in p.segments] for p in predictions]

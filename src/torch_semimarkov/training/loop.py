@@ -102,7 +102,7 @@ class Trainer:
         self.should_stop = should_stop or (lambda progress: False)
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            _parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] | None = None
@@ -191,7 +191,7 @@ class Trainer:
         step = (p.epoch - 1) * self.steps_per_epoch + p.batch
         rate = learning_rate(c, step, c.epochs * self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         batch = collate_examples(examples).to(self.device)
         count = int(batch.lengths.sum())
         total = self.model(batch.features, batch.lengths, batch.segments).sum()
@@ -272,6 +272,19 @@ class Trainer:
 
     def _best_text(self) -> str:
         return _text(self.progress.best_loss if self.progress.best_epoch else None)
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters with their share of the learning rate; what is no projection has its own."""
+    weights = list(model.named_parameters())
+    own = [p for name, p in weights if name.startswith("head.") and "projection" not in name]
+    if config.head_lr is None or not own:
+        return [{"params": [p for _, p in weights], "share": 1.0}]
+    apart = {id(p) for p in own}
+    return [
+        {"params": [p for _, p in weights if id(p) not in apart], "share": 1.0},
+        {"params": own, "share": config.head_lr / config.lr},
+    ]
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from torch_semimarkov.nn import SemiMarkovCRFHead
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.training.config import TrainConfig
 from torch_semimarkov.training.examples import make_examples, split_records
-from torch_semimarkov.training.folder import SavedModel, remove_run
+from torch_semimarkov.training.folder import SavedModel, load_model, remove_run
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.loop import Progress, Trainer
 from torch_semimarkov.training.statistics import (
@@ -107,6 +109,8 @@ def train(
         ]
         if isinstance(model.head, SemiMarkovCRFHead):
             start_from_counts(model.head, examples[0])
+        if config.start_from is not None and not resume:
+            start_from_model(saved, config.start_from)
         size = sum(p.numel() for p in model.parameters())
         report(
             f"{len(training)} records to train on, {len(held_out)} to validate on; "
@@ -125,6 +129,28 @@ def train(
         progress = trainer.run()
     model.cpu()
     return Trained(saved, progress, duration, len(training), held_out)
+
+
+def start_from_model(saved: SavedModel, folder: str | os.PathLike[str]) -> None:
+    """Take encoder, normaliser and label scores of a model folder; the rest stays as it is.
+
+    Args:
+        saved: a model that is about to be trained.
+        folder: a model with the same encoder and labels, whatever its head.
+
+    Raises:
+        FileFormatError: no model there, or a damaged one.
+        ConfigError: a model of another encoder, other features or labels; every one is named.
+    """
+    before = load_model(folder)
+    mine, theirs = (dataclasses.asdict(m.model.architecture) for m in (saved, before))
+    mine["labels"], theirs["labels"] = (", ".join(m.vocabulary) for m in (saved, before))
+    names = ("num_features", "labels", "encoder", "hidden_dim", "num_layers", "kernel_size")
+    problems = [f"{k} is {theirs[k]}, not {mine[k]}" for k in names if theirs[k] != mine[k]]
+    raise_all(ConfigError, f"cannot start from {folder}", problems)
+    shared = ("mean", "sd", "encoder.", "head.projection.")
+    weights = {k: v for k, v in before.model.state_dict().items() if k.startswith(shared)}
+    saved.model.load_state_dict(weights, strict=False)
 
 
 @contextmanager
