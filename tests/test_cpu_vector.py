@@ -6,17 +6,18 @@ from numba import njit
 
 from torch_semimarkov.backends.cpu import elementary
 from torch_semimarkov.backends.cpu import vector as v
+from torch_semimarkov.backends.cpu import vector_types as kinds
 
 
 @njit
 def apply_exp(x, y):
-    for i in range(0, len(x), v.LANES):
+    for i in range(0, len(x), kinds.LANES):
         v.store(y, i, elementary.exp(v.load(x, i)))
 
 
 @njit
 def apply_log(x, y):
-    for i in range(0, len(x), v.LANES):
+    for i in range(0, len(x), kinds.LANES):
         v.store(y, i, elementary.log(v.load(x, i)))
 
 
@@ -24,9 +25,9 @@ def apply_log(x, y):
 def apply_formula(a, b, y):
     x, z = v.load(a, 0), v.load(b, 0)
     v.store(y, 0, x * z + v.spread(2.0) - z)
-    v.store(y, v.LANES, elementary.larger(x, z))
-    v.store(y, 2 * v.LANES, v.where(x < z, x, v.spread(7.0)))
-    v.store(y, 3 * v.LANES, v.multiply_add(x, z, x))
+    v.store(y, kinds.LANES, elementary.larger(x, z))
+    v.store(y, 2 * kinds.LANES, v.where(x < z, x, v.spread(7.0)))
+    v.store(y, 3 * kinds.LANES, v.multiply_add(x, z, x))
 
 
 def test_exp_is_right_to_the_last_place_or_two():
@@ -38,19 +39,19 @@ def test_exp_is_right_to_the_last_place_or_two():
 
 @pytest.mark.parametrize("x, y", [(-np.inf, 0.0), (-708.5, 0.0), (-1e300, 0.0), (0.0, 1.0)])
 def test_exp_of_what_underflows_is_zero_and_of_zero_is_one(x, y):
-    found = np.empty(v.LANES)
-    apply_exp(np.full(v.LANES, x), found)
+    found = np.empty(kinds.LANES)
+    apply_exp(np.full(kinds.LANES, x), found)
     assert (found == y).all()
 
 
 def test_exp_lets_nan_through():
-    found = np.zeros(v.LANES)
-    apply_exp(np.full(v.LANES, np.nan), found)
+    found = np.zeros(kinds.LANES)
+    apply_exp(np.full(kinds.LANES, np.nan), found)
     assert np.isnan(found).all()
 
 
 def test_log_is_numpys_and_minus_infinity_at_zero():
-    x = np.concatenate((np.geomspace(1e-300, 1e300, 8 * v.LANES - 1), [0.0]))
+    x = np.concatenate((np.geomspace(1e-300, 1e300, 8 * kinds.LANES - 1), [0.0]))
     y = np.empty_like(x)
     apply_log(x, y)
     np.testing.assert_allclose(y[:-1], np.log(x[:-1]), rtol=4e-16)
@@ -59,7 +60,7 @@ def test_log_is_numpys_and_minus_infinity_at_zero():
 
 def test_formulas_work_lane_by_lane():
     rng = np.random.default_rng(0)
-    a, b, y = rng.normal(size=v.LANES), rng.normal(size=v.LANES), np.empty(4 * v.LANES)
+    a, b, y = rng.normal(size=kinds.LANES), rng.normal(size=kinds.LANES), np.empty(4 * kinds.LANES)
     apply_formula(a, b, y)
     expected = [a * b + 2.0 - b, np.maximum(a, b), np.where(a < b, a, 7.0), a * b + a]
     np.testing.assert_allclose(y, np.concatenate(expected), rtol=1e-14)
@@ -73,7 +74,7 @@ def apply_beats(a, b, y):
 def test_the_larger_beats_the_smaller_and_nan_beats_and_loses_to_all():
     a = np.array([1.0, 2.0, 1.0, np.nan, 1.0, np.nan, -np.inf, np.inf])
     b = np.array([2.0, 1.0, 1.0, 1.0, np.nan, np.nan, -np.inf, 1.0])
-    y = np.empty(v.LANES)
+    y = np.empty(kinds.LANES)
     apply_beats(a, b, y)
     assert y.tolist() == [0, 1, 0, 1, 1, 1, 0, 1]
 
@@ -82,7 +83,7 @@ def rows_in(algebra):
     @njit
     def apply(a, b, y):
         x, z = v.of(algebra, v.load_rows(a, 0)), v.of(algebra, v.load_rows(b, 0))
-        width = v.ROWS * v.LANES
+        width = kinds.ROWS * kinds.LANES
         v.store(y, 0, x * z)
         v.store(y, width, x + z)
         v.store(y, 2 * width, v.multiply_add(x, z, v.zero_rows(algebra)))
@@ -94,17 +95,17 @@ def rows_in(algebra):
 
 @pytest.mark.parametrize(
     ("algebra", "plus", "times"),
-    [(v.LINEAR, np.add, np.multiply), (v.TROPICAL, np.maximum, np.add)],
+    [(kinds.LINEAR, np.add, np.multiply), (kinds.TROPICAL, np.maximum, np.add)],
     ids=["linear", "tropical"],
 )
 def test_rows_follow_the_operations_of_their_algebra(algebra, plus, times):
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, v.ROWS, v.LANES))
-    y = np.empty((5, v.ROWS, v.LANES))
+    a, b = rng.normal(size=(2, kinds.ROWS, kinds.LANES))
+    y = np.empty((5, kinds.ROWS, kinds.LANES))
     rows_in(algebra)(a.reshape(-1), b.reshape(-1), y.reshape(-1))
     expected = [
         times(a, b), plus(a, b), times(a, b), np.broadcast_to(plus.reduce(a), a.shape),
-        np.broadcast_to(b.reshape(-1)[: v.ROWS, None], a.shape),
+        np.broadcast_to(b.reshape(-1)[: kinds.ROWS, None], a.shape),
     ]  # fmt: skip
     np.testing.assert_allclose(y, expected, rtol=1e-14)
 
@@ -115,11 +116,11 @@ def copy_part(x, y, count):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("count", range(1, v.LANES + 1))
+@pytest.mark.parametrize("count", range(1, kinds.LANES + 1))
 def test_a_part_of_a_vector_leaves_the_rest_of_memory_alone(dtype, count):
-    x, y = np.full(count, 1.5, dtype), np.zeros(v.LANES, dtype)
+    x, y = np.full(count, 1.5, dtype), np.zeros(kinds.LANES, dtype)
     copy_part(x, y, count)
-    assert y.tolist() == [1.5] * count + [0.0] * (v.LANES - count)
+    assert y.tolist() == [1.5] * count + [0.0] * (kinds.LANES - count)
 
 
 @njit
@@ -128,7 +129,7 @@ def apply_any(x, bound):
 
 
 def test_any_of_the_flags():
-    x = np.arange(v.LANES, dtype=float)
+    x = np.arange(kinds.LANES, dtype=float)
     assert apply_any(x, 6.5)
     assert not apply_any(x, 7.0)
 
@@ -142,8 +143,8 @@ def apply_across(a, limit, y):
 
 
 def test_lanes_are_summed_compared_and_filled_from_one_number():
-    a = np.random.default_rng(0).normal(size=v.LANES)
-    y = np.empty(2 + v.LANES)
+    a = np.random.default_rng(0).normal(size=kinds.LANES)
+    y = np.empty(2 + kinds.LANES)
     for limit, above in ((a.max(), 0.0), (np.sort(a)[-2], 1.0), (-np.inf, 1.0)):
         apply_across(a, limit, y)
         assert y[0] == pytest.approx(a.sum(), rel=1e-14)

@@ -12,9 +12,6 @@ from torch_semimarkov.backends.cpu.exact import open_segment, reopen
 from torch_semimarkov.backends.cpu.plan import S
 from torch_semimarkov.backends.cpu.tile import convolve
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
-    LINEAR,
-    ROWS,
     load,
     load_rows,
     multiply_add,
@@ -24,6 +21,7 @@ from torch_semimarkov.backends.cpu.vector import (
     spread_from,
     store,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR, ROWS
 
 
 @part

@@ -9,7 +9,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from torch_semimarkov.backends.cpu.vector import LANES, call_llvm, lanes
+from torch_semimarkov.backends.cpu.vector import (
+    call_llvm,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES, lanes
 
 _VECTOR = lanes.llvm
 _BITS = ir.VectorType(ir.IntType(64), LANES)

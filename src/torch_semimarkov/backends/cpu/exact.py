@@ -13,12 +13,12 @@ from torch_semimarkov.backends.cpu.compile import part
 from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log
 from torch_semimarkov.backends.cpu.plan import TILE, S
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
     load,
     spread,
     spread_from,
     store,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
 @part

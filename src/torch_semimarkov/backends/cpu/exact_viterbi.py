@@ -10,7 +10,6 @@ from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, S
 from torch_semimarkov.backends.cpu.tile import load_tile
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
     beats,
     load,
     spread,
@@ -18,6 +17,7 @@ from torch_semimarkov.backends.cpu.vector import (
     store,
     where,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
 @part
@@ -99,7 +99,7 @@ def decode_exactly(terms, at, L, work, state, plan, table):
             store(work, plan.Q + v * LANES, load(work, plan.Q + n * C + v * LANES))
         state[S.OPEN] = min(K - 1, state[S.OPEN] + n)
     label, score = best_last(plan.P, work, plan)
-    count, stop = 0, L if score > -np.inf else 0
+    count, stop = 0, 0 if score == -np.inf else L
     while stop > 0:
         begin = stop - choices[0, (stop - 1) * C + label]
         count += 1

@@ -12,7 +12,10 @@ from torch_semimarkov.backends.cpu.partition import load_left_tile, load_right_t
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill, fill_tables, make_work
 from torch_semimarkov.backends.cpu.sweep import advance, begin, replay, take, take_exactly
 from torch_semimarkov.backends.cpu.tile import LOG2, store_labels
-from torch_semimarkov.backends.cpu.vector import LANES, load
+from torch_semimarkov.backends.cpu.vector import (
+    load,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 # Powers of two beyond which a scale and a message are not multiplied.
 FAR = 900

@@ -15,12 +15,11 @@ from torch_semimarkov.backends.cpu.exact import sum_of_sources
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.tile import LOG2, load_some, product
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
-    LINEAR,
     load,
     spread,
     store,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR
 
 
 @part

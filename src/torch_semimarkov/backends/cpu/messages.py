@@ -15,7 +15,10 @@ from typing import NamedTuple
 from torch_semimarkov.backends.cpu.compile import part, small
 from torch_semimarkov.backends.cpu.plan import TILE, S, make_plan
 from torch_semimarkov.backends.cpu.tile import store_labels
-from torch_semimarkov.backends.cpu.vector import LANES, load
+from torch_semimarkov.backends.cpu.vector import (
+    load,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 # Positions from which on a lone sequence is worth two cores.
 LONG = 256

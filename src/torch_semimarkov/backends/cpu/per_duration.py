@@ -12,7 +12,7 @@ from torch_semimarkov.backends.cpu.per_duration_pull import BLOCK, pull_back
 from torch_semimarkov.backends.cpu.per_duration_scan import scan
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.vector import LANES
+from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
 
 Arrays = tuple[np.ndarray, ...]

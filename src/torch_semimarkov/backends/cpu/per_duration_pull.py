@@ -27,7 +27,6 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
     total_of,
 )
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
     any_of,
     load,
     multiply_add,
@@ -37,6 +36,7 @@ from torch_semimarkov.backends.cpu.vector import (
     sum_of_lanes,
     where,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 BLOCK = 4
 LIMIT = 500.0

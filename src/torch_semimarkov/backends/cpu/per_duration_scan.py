@@ -20,7 +20,6 @@ import numpy as np
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.elementary import exp, larger, log
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
     any_of,
     beats,
     load,
@@ -30,6 +29,7 @@ from torch_semimarkov.backends.cpu.vector import (
     store,
     where,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 # For functions that only kernels call: what they would need to be called from Python takes as
 # long to compile as they do.

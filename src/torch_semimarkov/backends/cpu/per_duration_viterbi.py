@@ -19,12 +19,12 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
     take_in,
 )
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
     load,
     spread,
     spread_from,
     store,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
 @part

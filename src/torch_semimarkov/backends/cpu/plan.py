@@ -14,7 +14,11 @@ import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import part
 from torch_semimarkov.backends.cpu.elementary import exp
-from torch_semimarkov.backends.cpu.vector import LANES, ROWS, load, store
+from torch_semimarkov.backends.cpu.vector import (
+    load,
+    store,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS
 
 TILE = 16
 # exp of what lies between these bounds can be multiplied without a look at its size.

@@ -26,14 +26,13 @@ from torch_semimarkov.backends.cpu.tile import (
     solve,
 )
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
-    LINEAR,
     any_of,
     load,
     spread,
     store,
     where,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR
 
 # Below this a log has no place in the linear domain; above that it is no number there.
 FAINT, HUGE = -184.0, 600.0

@@ -28,8 +28,6 @@ from torch_semimarkov.backends.cpu.elementary import (
 )
 from torch_semimarkov.backends.cpu.plan import TILE, S
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
-    ROWS,
     any_of,
     beats,
     load,
@@ -46,6 +44,7 @@ from torch_semimarkov.backends.cpu.vector import (
     where,
     zero_rows,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS
 
 LOG2 = math.log(2.0)
 # Bounds inside which a product of four numbers neither overflows nor underflows.
@@ -66,9 +65,9 @@ def load_some(array, at, count):
 @small
 def load_labels(array, at, real):
     """Eight lanes, 0 where they are padding; what lies there may belong to the next position."""
-    if at + LANES <= len(array):
-        return where(real > spread(0.0), load(array, at), spread(0.0))
-    return load_part(array, at, len(array) - at)
+    inside = at + LANES <= len(array)
+    row = load(array, at) if inside else load_part(array, at, len(array) - at)
+    return where(real > spread(0.0), row, spread(0.0))
 
 
 @part

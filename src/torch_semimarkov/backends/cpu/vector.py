@@ -12,83 +12,20 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_constant
-from numba.extending import intrinsic, models, overload, register_model, typeof_impl
+from numba.extending import intrinsic, overload
 
-LANES = 8
-# Rows of a block: as many as leave registers for the rest, where the machine has 32 or 16.
-ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
-
-_INT = ir.IntType(32)
-
-
-class Algebra:
-    """What + and * of a vector mean; ``LINEAR`` or ``TROPICAL``."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
-LINEAR, TROPICAL = Algebra("linear"), Algebra("tropical")
-
-
-class _AlgebraType(types.Type):
-    def __init__(self, algebra: str):
-        self.algebra = algebra
-        super().__init__(f"Algebra({algebra})")
-
-
-class _Vector(types.Type):
-    """A numba type that is an LLVM vector of ``rows`` rows of eight lanes."""
-
-    def __init__(self, rows: int, algebra: str):
-        self.rows, self.algebra = rows, algebra
-        super().__init__(f"Vector({rows}, {algebra})")
-
-    @property
-    def llvm(self) -> Any:
-        return ir.VectorType(ir.DoubleType(), self.rows * LANES)
-
-
-class _Mask(types.Type):
-    """Eight booleans."""
-
-
-lanes = _Vector(1, "linear")
-mask = _Mask("bool8")
-_DOUBLE = lanes.llvm
-_BITS = ir.VectorType(ir.IntType(64), LANES)
-_FLAGS = ir.VectorType(ir.IntType(1), LANES)
-
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any):
-        super().__init__(manager, kind, kind.llvm)
-
-
-@register_model(_Mask)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any):
-        super().__init__(manager, kind, _FLAGS)
-
-
-register_model(_AlgebraType)(models.OpaqueModel)
-
-
-@typeof_impl.register(Algebra)
-def _type_of_algebra(value: Algebra, context: Any) -> _AlgebraType:
-    return _AlgebraType(value.name)
-
-
-@lower_constant(_AlgebraType)
-def _lower_algebra(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    return context.get_dummy_value()
-
+from torch_semimarkov.backends.cpu.vector_types import (
+    DOUBLE,
+    INT,
+    LANES,
+    ROWS,
+    Vector,
+    lanes,
+    mask,
+)
 
 # Memory
 
@@ -113,7 +50,7 @@ def _loader(rows: int) -> Any:
             value = builder.load(pointer, align=_bytes(kind))
             return value if vector.element == ir.DoubleType() else builder.fpext(value, wide.llvm)
 
-        wide = _Vector(rows, "linear")
+        wide = Vector(rows, "linear")
         return wide(array, types.intp), emit
 
     return load
@@ -134,8 +71,8 @@ def _first(builder: Any, count: Any) -> Any:
 
 
 def _spread(builder: Any, number: Any, vector: Any) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_INT, 0))
-    zeros = ir.Constant(ir.VectorType(_INT, vector.count), [0] * vector.count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(INT, 0))
+    zeros = ir.Constant(ir.VectorType(INT, vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, one, zeros)
 
 
@@ -153,10 +90,10 @@ def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
         pointer, vector = _pointer(context, builder, kind, args[0], args[1], LANES)
         name = f"llvm.masked.load.v{LANES}f{kind.dtype.bitwidth}.p0"
         rest = ir.Constant(vector, [0.0] * LANES)
-        align = ir.Constant(_INT, _bytes(kind))
+        align = ir.Constant(INT, _bytes(kind))
         inside = _first(builder, args[2])
         value = call_llvm(builder, name, vector, [pointer, align, inside, rest])
-        return value if vector.element == ir.DoubleType() else builder.fpext(value, _DOUBLE)
+        return value if vector.element == ir.DoubleType() else builder.fpext(value, DOUBLE)
 
     return lanes(array, types.intp, types.intp), emit
 
@@ -188,7 +125,7 @@ def store_part(typing: Any, array: Any, index: Any, count: Any, value: Any) -> A
         if vector.element != ir.DoubleType():
             value = builder.fptrunc(value, vector)
         name = f"llvm.masked.store.v{LANES}f{kind.dtype.bitwidth}.p0"
-        align = ir.Constant(_INT, _bytes(kind))
+        align = ir.Constant(INT, _bytes(kind))
         inside = _first(builder, args[2])
         call_llvm(builder, name, ir.VoidType(), [value, pointer, align, inside])
         return context.get_dummy_value()
@@ -204,7 +141,7 @@ def spread(typing: Any, value: Any) -> Any:
     """Eight lanes of the same number."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _spread(builder, args[0], _DOUBLE)
+        return _spread(builder, args[0], DOUBLE)
 
     return lanes(types.float64), emit
 
@@ -215,7 +152,7 @@ def spread_from(typing: Any, array: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return _spread(builder, builder.load(builder.gep(data, [args[1]])), _DOUBLE)
+        return _spread(builder, builder.load(builder.gep(data, [args[1]])), DOUBLE)
 
     return lanes(array, types.intp), emit
 
@@ -225,10 +162,10 @@ def repeat(typing: Any, value: Any) -> Any:
     """ROWS rows of the same eight lanes."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        index = ir.Constant(ir.VectorType(_INT, ROWS * LANES), list(range(LANES)) * ROWS)
+        index = ir.Constant(ir.VectorType(INT, ROWS * LANES), list(range(LANES)) * ROWS)
         return builder.shuffle_vector(args[0], args[0], index)
 
-    return _Vector(ROWS, value.algebra)(value), emit
+    return Vector(ROWS, value.algebra)(value), emit
 
 
 @intrinsic
@@ -240,17 +177,17 @@ def spread_each(typing: Any, array: Any, index: Any) -> Any:
         rows = []
         for row in range(ROWS):  # one by one, so that each is a broadcast from memory
             at = builder.add(args[1], ir.Constant(args[1].type, row))
-            rows.append(_spread(builder, builder.load(builder.gep(data, [at])), _DOUBLE))
+            rows.append(_spread(builder, builder.load(builder.gep(data, [at])), DOUBLE))
         while len(rows) > 1:
             rows = [_join(builder, *pair) for pair in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
 
-    return _Vector(ROWS, "linear")(array, types.intp), emit
+    return Vector(ROWS, "linear")(array, types.intp), emit
 
 
 def _join(builder: Any, a: Any, b: Any) -> Any:
     count = a.type.count + b.type.count
-    index = ir.Constant(ir.VectorType(_INT, count), list(range(count)))
+    index = ir.Constant(ir.VectorType(INT, count), list(range(count)))
     return builder.shuffle_vector(a, b, index)
 
 
@@ -261,13 +198,13 @@ def of(typing: Any, algebra: Any, value: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return args[1]
 
-    return _Vector(value.rows, algebra.algebra)(algebra, value), emit
+    return Vector(value.rows, algebra.algebra)(algebra, value), emit
 
 
 @intrinsic
 def zero_rows(typing: Any, algebra: Any) -> Any:
     """ROWS rows of the algebra's zero."""
-    vector = _Vector(ROWS, algebra.algebra)
+    vector = Vector(ROWS, algebra.algebra)
     zero = 0.0 if algebra.algebra == "linear" else float("-inf")
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -284,7 +221,7 @@ def sum_of_rows(typing: Any, value: Any) -> Any:
         wide, rows = args[0], ROWS
         while rows > 1:
             rows //= 2
-            index = ir.VectorType(_INT, rows * LANES)
+            index = ir.VectorType(INT, rows * LANES)
             low, high = range(rows * LANES), range(rows * LANES, 2 * rows * LANES)
             halves = [
                 builder.shuffle_vector(wide, wide, ir.Constant(index, list(half)))
@@ -293,7 +230,7 @@ def sum_of_rows(typing: Any, value: Any) -> Any:
             wide = _plus(builder, value.algebra, *halves)
         return wide
 
-    return _Vector(1, value.algebra)(value), emit
+    return Vector(1, value.algebra)(value), emit
 
 
 # Operators
@@ -361,14 +298,14 @@ def sum_of_lanes(typing: Any, x: Any) -> Any:
         (whole,) = args
         for width in (4, 2, 1):
             lower, upper = (
-                ir.Constant(ir.VectorType(_INT, width), list(range(first, first + width)))
+                ir.Constant(ir.VectorType(INT, width), list(range(first, first + width)))
                 for first in (0, width)
             )
             whole = builder.fadd(
                 builder.shuffle_vector(whole, whole, lower),
                 builder.shuffle_vector(whole, whole, upper),
             )
-        return builder.extract_element(whole, ir.Constant(_INT, 0))
+        return builder.extract_element(whole, ir.Constant(INT, 0))
 
     return types.float64(lanes), emit
 
@@ -395,7 +332,7 @@ def _ordered(symbol: str) -> Any:
 def _overload(symbol: Any, function: Any) -> None:
     @overload(symbol)
     def implementation(a, b):  # numba compares these names with the lambda's
-        if isinstance(a, _Vector) and a == b:
+        if isinstance(a, Vector) and a == b:
             return lambda a, b: function(a, b)
         return None
 

@@ -15,14 +15,13 @@ from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, fill_tables, make_work
 from torch_semimarkov.backends.cpu.tile import LARGE, history, load_tile, solve
 from torch_semimarkov.backends.cpu.vector import (
-    LANES,
-    TROPICAL,
     any_of,
     beats,
     load,
     spread,
     store,
 )
+from torch_semimarkov.backends.cpu.vector_types import LANES, TROPICAL
 
 
 @part
@@ -120,7 +119,7 @@ def best_source(P, c, work, plan):
 def follow_back(L, E, P, work, plan, table):
     """The score, and the segments at the end of ``table`` (3, T) up to L; returns their number."""
     label, score = best_last(P + (L - 1) * plan.C, work, plan)
-    if not score > -np.inf:
+    if score == -np.inf:
         return score, 0
     count, stop = 0, L
     while stop > 0:
