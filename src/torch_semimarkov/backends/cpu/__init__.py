@@ -81,7 +81,7 @@ def backward(
     flat = [grad.numpy().reshape(-1) for grad in grads] + [_NOTHING[dtype]] * (3 - len(grads))
     weights = weight.to(torch.float64).contiguous().numpy()
     rows = sums.reshape(items, -1)
-    _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows)
+    _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows, passes=3)
     counts = sums.sum(0) if items > 1 else sums[0]
     shared = {
         "transition": counts[:C],
@@ -113,7 +113,9 @@ def _layout(p: Potentials, interval: int | None) -> Layout:
     return layout_of(p.B, p.T, min(p.K, p.T), p.C, interval)
 
 
-def _run(kernel: Callable[..., None], p: Potentials, count: int, *results: Any) -> None:
+def _run(
+    kernel: Callable[..., None], p: Potentials, count: int, *results: Any, passes: int = 1
+) -> None:
     """Run a kernel over ``count`` sequences or groups, divided among the threads."""
     (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
@@ -130,7 +132,7 @@ def _run(kernel: Callable[..., None], p: Potentials, count: int, *results: Any) 
     def task(items: np.ndarray) -> None:
         kernel(terms, shared, sizes, lengths, items, *results)
 
-    share(task, count, B * T * (K + C + 20) * C)
+    share(task, count, passes * B * T * (K + C + 20) * C)
 
 
 # What stands for a term that is absent.
