@@ -221,6 +221,8 @@ def threads(monkeypatch):
 
 # Python 3.12 warns of every fork of a process with threads, which is what is tried here.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+# And torch, where the machine has fewer cores than workers.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_forked_workers_of_a_loader_decode_after_their_parent_used_its_threads(threads):
     inputs = make_inputs(SIZES[4])
     expected = viterbi(**inputs, backend="cpu").scores
