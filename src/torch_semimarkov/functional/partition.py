@@ -40,9 +40,9 @@ def log_partition(
         end_scores: (B, T, C) float. Added at the last position of a segment; default zeros.
         semiring: "log" for the log partition, "max" for the score of the best segmentation.
         backend: a name from ``available_backends()``; default the first that can run the call.
-        checkpoint_interval: keep no messages for the backward and run the forward once more in
-            it; where derivatives are themselves differentiated, keep the state every so many
-            positions. Default keeps everything.
+        checkpoint_interval: keep for the backward only the state every so many positions, and
+            run the forward between them once more; worth it from several K positions on. Default
+            keeps everything.
         validate_args: check the range of lengths and look for NaN and +inf; default on CPU only.
 
     Returns:

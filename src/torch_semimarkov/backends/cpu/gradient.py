@@ -17,8 +17,8 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
-# Powers of two beyond which a scale and a message are not multiplied.
-FAR = 900
+# The log of a scale beyond which it and a message are not multiplied.
+FAR = 620.0
 
 
 @part
@@ -41,11 +41,11 @@ def store_tile(grads, at, n, work, plan):
 def load_left(kept, rows, info, tile, n, total, weight, work, state, plan, other, left):
     """The left-to-right rows of a tile; its messages become exact where scales are far apart."""
     exponent, rest = total
-    powers = kept[info + 3 * tile] + state[S.EXPONENT] + state[S.GROWTH] - exponent
-    if not state[S.EXACT] and abs(powers) > FAR:
+    powers = kept[info + 3 * tile] + state[S.EXPONENT] - exponent
+    log_scale = (powers + state[S.GROWTH]) * LOG2 - rest
+    if not state[S.EXACT] and abs(log_scale) > FAR:
         take_exactly(n, work, state, plan)
-        powers = kept[info + 3 * tile] + state[S.EXPONENT] - exponent
-    log_scale = powers * LOG2 - rest
+        log_scale = powers * LOG2 - rest
     if state[S.EXACT]:
         load_exact(kept, rows, info, tile, n, log_scale, other, left)
     else:

@@ -31,14 +31,14 @@ def load_linear(kept, rows, info, tile, n, growth, log_scale, weight, work, plan
         i = n - j
         exact = kept[own + 2 if i else own - 1] > 0.0
         shift = kept[own - 2] - kept[own] if i == 0 else 0.0
-        factor = scale * 2.0**shift
+        factor = 2.0**shift
         for v in range(0, plan.C, LANES):
             row = load_some(kept, rows + (tile * TILE + i - 1) * plan.labels + v, plan.labels - v)
             if exact:
                 more = log_scale - i * gamma + shift * LOG2
                 row = exp(row + spread(more)) * spread(weight)
             else:
-                row = row * spread(factor)
+                row = row * spread(factor) * spread(scale)
             if exact:  # padding has no log here
                 row = row * load(work, plan.real + v)
             store(work, plan.left_p + j * plan.C + v, row)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
-from torch_semimarkov.backends.cpu.elementary import exp, larger, log
+from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log
 from torch_semimarkov.backends.cpu.vector import (
     any_of,
     beats,
@@ -31,15 +31,7 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
-# For functions that only kernels call: what they would need to be called from Python takes as
-# long to compile as they do.
 SAFE = 1e-250
-
-
-@part
-def finite_or_zero(x):
-    """Guard of a subtraction that could be -inf - -inf."""
-    return where(x > spread(-np.inf), x, spread(0.0))
 
 
 @part

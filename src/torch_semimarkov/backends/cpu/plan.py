@@ -33,10 +33,10 @@ class State(NamedTuple):
     OPEN: int = 2  # rows of the window that hold segments
     TILES: int = 3  # tiles done
     EXACT: int = 4  # the tile is in logs
-    AFTER_EXACT: int = 5  # so was the one before
+    AFTER_EXACT: int = 5  # the entry of the tile is given in logs
     ROUGH: int = 6  # the entry of the tile has no linear form
     MIDDLE: int = 7  # powers of two by which the middle label grows in the tile
-    BEYOND: int = 8  # and the best label beyond that
+    BEYOND: int = 8  # and the best label beyond that, as much as the worst loses
     BELOW: int = 9  # powers of two below 1 at which the tile begins
     LINEAR: int = 10  # the tables have a linear form
     STRICT: int = 11  # an entry of them that is not forbidden may vanish in it

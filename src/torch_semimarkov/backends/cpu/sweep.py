@@ -16,6 +16,7 @@ from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger
 from torch_semimarkov.backends.cpu.exact import log_total, reopen, solve_exactly
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill
 from torch_semimarkov.backends.cpu.tile import (
+    ENTER_LOW,
     LOG2,
     fill_factors,
     growth_of,
@@ -35,7 +36,7 @@ from torch_semimarkov.backends.cpu.vector import (
 from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR
 
 # Below this a log has no place in the linear domain; above that it is no number there.
-FAINT, HUGE = -184.0, 600.0
+VANISHING, HUGE = -184.0, 600.0
 MOST_BELOW = 240
 
 
@@ -68,7 +69,7 @@ def store_entry(logs, exponent, work, state, plan):
         row = load(work, logs + v) - spread(exponent * LOG2)
         store(work, plan.entry + v, row)
         store(work, plan.Q + v, exp(row))
-        if any_of(finite_or_zero(row) < spread(FAINT)):
+        if any_of(finite_or_zero(row) < spread(VANISHING)):
             state[S.ROUGH] = 1
 
 
@@ -105,7 +106,7 @@ def take_exactly(n, work, state, plan):
 
 @part
 def replay(n, kept, rows, info, tile, work, state, plan):
-    """A tile from right to left whose P[1..n] are kept, with the same bits as by :func:`take`."""
+    """A tile from right to left whose P[1..n] are kept, as :func:`take` finds them."""
     growth, beyond = growth_of(n, True, work, plan)
     state[S.MIDDLE], state[S.BEYOND] = growth, beyond
     if kept[info + 3 * tile + 2] > 0.0:
@@ -113,6 +114,8 @@ def replay(n, kept, rows, info, tile, work, state, plan):
         return
     state[S.EXACT], state[S.GROWTH] = 0, growth
     fill_factors(n, growth * LOG2 / n, work, plan)
+    # another exponent than when they were kept if a tile on the way is exact only now
+    scale = spread(2.0 ** (kept[info + 3 * tile] - state[S.EXPONENT]))
     for j in range(n):
         row = (j + 1) * plan.C
         for v in range(0, plan.C, LANES):
@@ -120,7 +123,7 @@ def replay(n, kept, rows, info, tile, work, state, plan):
             e = load(work, plan.Q + here) * load(work, plan.enter + here)
             store(work, plan.window + v * plan.rows + (plan.K - 1 + j) * LANES, e)
             at, count = rows + (tile * TILE + j) * plan.labels + v, plan.labels - v
-            store(work, plan.P + row + v, load_some(kept, at, count))
+            store(work, plan.P + row + v, load_some(kept, at, count) * scale)
         for v in range(plan.C // LANES):
             found = product(LINEAR, plan.P + row, plan.X, v, work, plan)
             store(work, plan.Q + row + v * LANES, found)
@@ -173,9 +176,16 @@ def advance(n, work, state, plan):
         store_entry(plan.Q + n * C, more, work, state, plan)
         return
     state[S.ROUGH], state[S.AFTER_EXACT] = 0, 0
+    rough = False
     for v in range(0, C, LANES):
         row = load(work, plan.Q + n * C + v)
-        store(work, plan.Q + v, row * spread(math.ldexp(1.0, -more)))
+        entry = row * spread(math.ldexp(1.0, -more))
+        store(work, plan.Q + v, entry)
+        rough |= any_of(where(row > spread(0.0), entry, spread(1.0)) < spread(ENTER_LOW))
+    if rough:
+        for v in range(n * C, (n + 1) * C, LANES):
+            store(work, plan.Q + v, log(load(work, plan.Q + v)))
+        store_entry(plan.Q + n * C, more, work, state, plan)
 
 
 @part
@@ -218,7 +228,7 @@ def _shift_logs(v, n, raw, jump, more, ring, work, state, plan):
     for j in range(n):
         row = load(work, plan.logs + (v * plan.rows + at + j) * LANES) - spread(more * LOG2)
         store(work, raw + j * LANES, row)
-        if any_of(finite_or_zero(row) < spread(FAINT)):
+        if any_of(finite_or_zero(row) < spread(VANISHING)):
             state[ring + 2] = 1
         if at + j >= n:
             e = where(row > spread(HUGE), spread(np.inf), exp(row))

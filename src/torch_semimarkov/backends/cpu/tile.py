@@ -235,7 +235,8 @@ def solve(algebra, n, window, rows, work, plan):
 def harmless(n, work, state, plan):
     """True if nothing that the tile flushed or overflowed could matter.
 
-    Every E and every sum lies inside bounds or is 0 because it is forbidden. A sum may be 0 only
+    Every E and every sum lies inside bounds or is 0 because it is forbidden: E where Q is 0, since
+    what bounds P and X keeps Q from vanishing, while a small Q times a small factor may. A sum may be 0 only
     where no element of its window can have been flushed: ``drift`` holds, for each label, the
     lowest and the highest log scale of the open rows, relative to the tile's.
     """
@@ -255,7 +256,9 @@ def harmless(n, work, state, plan):
             low = smaller(low, where(w > spread(0.0), w, may_vanish))
             high = larger(high, w)
             e = load(work, plan.window + (v * plan.rows + plan.K - 1 + j) * LANES)
-            low_enter = smaller(low_enter, where(e > spread(0.0), e, enters))
+            q = load(work, plan.Q + j * plan.C + v * LANES)
+            forbidden = where(q > spread(0.0), spread(0.0), enters)
+            low_enter = smaller(low_enter, where(e > spread(0.0), e, forbidden))
             high_enter = larger(high_enter, e)
         last = load(work, plan.P + n * plan.C + v * LANES)
         if (
