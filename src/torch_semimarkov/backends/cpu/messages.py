@@ -64,7 +64,9 @@ def layout_of(B: int, T: int, K: int, labels: int, interval: int | None) -> Layo
         snapshot = plan.left_p - plan.scores + S.RING + 3 * plan.slots
         return Layout(0, info, 0, 0, tiles, stretch, snapshot, tiles // stretch * snapshot + 3)
     end = info + 3 * tiles
-    half = tiles // 2 if B == 1 and T >= LONG else tiles
+    # about a half: in all no more than three times the scores in float32 have room for
+    room = -(-(info + 12 * tiles + 6) // (2 * TILE * labels + 6))
+    half = room if B == 1 and T >= LONG else tiles
     right_rows = end - half * TILE * labels
     right_info = right_rows + info - 3 * half
     size = right_info + 3 * tiles + 3 if half < tiles else end + 3

@@ -1,0 +1,246 @@
+"""The cpu backend against exact answers on hostile scores, and what else it owes at any length.
+
+Here with transitions that do not depend on the duration; test_cpu_per_duration.py has the others.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from factory import PER_POSITION, Size, gradients_of, make_inputs, runs_on, upstream, with_grad
+from hostile_cases import CASES, hostile, marginal_tolerance
+from long_double import LongDouble
+from tolerances import TOLERANCES
+
+from torch_semimarkov.functional import log_partition, marginals, segment_score, viterbi
+
+T, LONG_T, VITERBI_T = 1500, 100_000, 600
+FLOAT64, FLOAT32 = torch.float64, torch.float32
+# Rounding of a result to float32.
+ROUNDING = 2.0**-24
+
+for_each_case = pytest.mark.parametrize("name", CASES)
+# Those that the step's issue asks for at T = 1e5.
+LONG_CASES = (
+    "plain",
+    "durations forbidden to 20",
+    "long durations 400 better",
+    "x100",
+    "drift",
+    "drift that flips, long segments",
+    "left to right",
+)
+
+
+@cache
+def judge(name, T, dtype=FLOAT64):
+    """The exact answer for the very numbers of one case, once they are rounded to their type."""
+    return LongDouble(hostile(name, T, dtype))
+
+
+def in_batch(inputs, extra=403):
+    """The sequence, and its beginning as a second one: lone sequences take a way of their own."""
+    double = {n: torch.cat((x, x)) if n in PER_POSITION else x for n, x in inputs.items()}
+    return {**double, "lengths": torch.cat((inputs["lengths"], inputs["lengths"] - extra))}
+
+
+def assert_marginals(found, truth, absolute, relative=0.0):
+    """Label marginals, starts and ends of the first sequence."""
+    for field in ("labels", "starts", "ends"):
+        value, exact = getattr(found, field)[0].double().numpy(), getattr(truth, field)
+        worst = np.abs(value - exact) - relative * np.abs(exact)
+        assert worst.max() <= absolute, (field, float(worst.max()), worst.argmax())
+
+
+def relative_error(value, exact):
+    return abs(float((np.longdouble(value) - exact) / exact))
+
+
+@pytest.mark.parametrize("change", [lambda x: x, in_batch], ids=["alone", "in a batch"])
+@for_each_case
+def test_hostile_scores_give_the_exact_answer(name, change):
+    inputs, truth = change(hostile(name, T)), judge(name, T)
+    with runs_on("cpu"):
+        value, found = log_partition(**inputs), marginals(**inputs)
+    assert relative_error(value[0].item(), truth.value) <= 1e-12
+    assert relative_error(found.log_partition[0].item(), truth.value) <= 1e-12
+    assert_marginals(found, truth, marginal_tolerance(name))
+
+
+@for_each_case
+def test_hostile_scores_give_the_exact_gradient(name):
+    inputs = hostile(name, T)
+    leaves, truth, absolute = with_grad(inputs), judge(name, T), marginal_tolerance(name)
+    with runs_on("cpu"):
+        found = gradients_of(log_partition(**leaves), leaves, torch.ones(1, dtype=FLOAT64))
+    exact = {
+        "scores": truth.labels[None],
+        "start": truth.starts[0],
+        "end": truth.ends[-1],
+        # expected counts: as many times a marginal's error as there are positions at most
+        "transition": truth.pairs,
+        "duration_bias": truth.durations,
+    }
+    for term, right in exact.items():
+        many = T if term in ("transition", "duration_bias") else 1
+        assert np.abs(found[term].numpy() - right).max() <= absolute * many, term
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG_CASES)
+def test_hostile_scores_give_the_exact_answer_at_a_hundred_thousand_positions(name):
+    truth = LongDouble(hostile(name, LONG_T))
+    with runs_on("cpu"):
+        found = marginals(**hostile(name, LONG_T))
+    assert relative_error(found.log_partition.item(), truth.value) <= 1e-12
+    assert_marginals(found, truth, marginal_tolerance(name))
+
+
+@for_each_case
+def test_float32_loses_only_the_rounding_of_input_and_result(name):
+    inputs, truth = hostile(name, T, FLOAT32), judge(name, T, FLOAT32)
+    with runs_on("cpu"):
+        found = marginals(**inputs)
+    assert relative_error(found.log_partition.item(), truth.value) <= ROUNDING + 1e-12
+    assert found.labels.dtype == FLOAT32
+    assert_marginals(found, truth, marginal_tolerance(name), ROUNDING)
+
+
+@for_each_case
+def test_expectations_of_hostile_scores_agree_with_each_other(name):
+    with runs_on("cpu"):
+        found = marginals(**hostile(name, T))
+    absolute = marginal_tolerance(name)
+    ones = torch.ones(1, T, dtype=FLOAT64)
+    torch.testing.assert_close(found.labels.sum(-1), ones, rtol=0.0, atol=absolute)
+    number = found.starts.sum().item()
+    for other in (found.ends.sum(), found.durations.sum(), found.transitions.sum() + 1.0):
+        assert other.item() == pytest.approx(number, rel=absolute)
+    covered = (found.durations.sum(1) * torch.arange(1.0, 41.0, dtype=FLOAT64)).sum().item()
+    assert covered == pytest.approx(T, rel=absolute)
+
+
+# Decoding
+
+
+@for_each_case
+def test_the_path_of_hostile_scores_is_a_best_one(name):
+    inputs = hostile(name, VITERBI_T)
+    with runs_on("cpu"):
+        found = viterbi(**inputs)
+        path_alone = viterbi(**in_batch(inputs, 100)).segments.to_list()[0]
+    best = viterbi(**inputs, backend="reference").scores
+    relative, absolute = TOLERANCES["score", FLOAT64]
+    assert found.scores.item() == pytest.approx(best.item(), rel=1e-12)
+    own = segment_score(found.segments, **inputs)
+    torch.testing.assert_close(own, found.scores, rtol=relative, atol=absolute)
+    assert path_alone == found.segments.to_list()[0]
+
+
+# The same bits
+
+
+def all_results(inputs, interval=None):
+    """log Z and every gradient, by name."""
+    leaves = with_grad(inputs)
+    value = log_partition(**leaves, checkpoint_interval=interval)
+    gradients = gradients_of(value, leaves, upstream(len(value)))
+    return {"value": value.detach(), **gradients}
+
+
+def unequal(one, other, names):
+    return [name for name in names if not torch.equal(one[name], other[name])]
+
+
+BATCHES = {
+    "alone": hostile,
+    "in a batch": lambda name, T: in_batch(hostile(name, T)),
+}
+for_each_batch = pytest.mark.parametrize("batch", BATCHES)
+for_some_cases = pytest.mark.parametrize(
+    "name", ["plain", "x10", "x100", "left to right", "drift that flips, long segments",
+             "strong boundaries", "forbidden scores"]
+)  # fmt: skip
+
+
+@for_some_cases
+@for_each_batch
+def test_neither_threads_nor_another_run_change_a_bit(batch, name):
+    inputs, before, results = BATCHES[batch](name, T), torch.get_num_threads(), []
+    try:
+        for threads in (1, 1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            with runs_on("cpu"):
+                results += [all_results(inputs), all_results(inputs, 200)]
+    finally:
+        torch.set_num_threads(before)
+    for i, other in enumerate(results[2:]):
+        assert not unequal(results[i % 2], other, other), i
+
+
+@for_each_case
+@for_each_batch
+@pytest.mark.parametrize("interval", [1, 100, 5000])
+def test_checkpoints_change_no_bit_of_what_belongs_to_a_position(interval, batch, name):
+    inputs = BATCHES[batch](name, T)
+    with runs_on("cpu"):
+        plain, kept_less = all_results(inputs), all_results(inputs, interval)
+    positions = [term for term in PER_POSITION if term in plain]
+    assert not unequal(plain, kept_less, ["value", *positions])
+    for term in plain.keys() - positions:
+        torch.testing.assert_close(kept_less[term], plain[term], rtol=1e-11, atol=1e-11)
+
+
+def test_a_batch_of_many_has_the_same_bits_by_any_number_of_threads():
+    lengths = (400, 1, 399, 16, 17, 256, 255, 33, 400, 90, 100, 15)
+    inputs = make_inputs(Size(lengths * 3, K=20, C=9), flags="boundary")
+    inputs["scores"][5] *= 100.0
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with runs_on("cpu"):
+                results.append(all_results(inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert not unequal(results[0], other, other)
+
+
+# One long sequence
+
+
+def filtered(inputs):
+    """log Z by the textbook recurrence over probabilities, made to sum to 1 at every position."""
+    scores, X, bias, start, end = (
+        np.exp(inputs[name].numpy())
+        for name in ("scores", "transition", "duration_bias", "start", "end")
+    )
+    before, logs = np.zeros(len(bias) * scores.shape[-1]).reshape(bias.shape), []
+    entered = start
+    for row in scores[0]:
+        before[1:] = before[:-1].copy()
+        before[0] = entered
+        before *= row
+        message = (before * bias).sum(0)
+        total = message.sum()
+        before /= total
+        logs.append(total)
+        entered = message / total @ X
+    return float(np.sum(np.log(logs))) + np.log((message / total * end).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", [None, 2000])
+@pytest.mark.parametrize("K", [1, 20])
+def test_a_million_positions_stay_a_distribution(K, interval):
+    inputs = make_inputs(Size((1_000_000,), K=K, C=3), flags="start-end")
+    with runs_on("cpu"):
+        found = marginals(**inputs, checkpoint_interval=interval)
+    assert relative_error(found.log_partition.item(), filtered(inputs)) <= 1e-12
+    total = found.labels.sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0.0, atol=1e-8)
+    number = found.starts.sum().item()
+    for other in (found.ends.sum(), found.durations.sum(), found.transitions.sum() + 1.0):
+        assert other.item() == pytest.approx(number, rel=1e-10)
