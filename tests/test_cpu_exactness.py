@@ -244,3 +244,16 @@ def test_a_million_positions_stay_a_distribution(K, interval):
     number = found.starts.sum().item()
     for other in (found.ends.sum(), found.durations.sum(), found.transitions.sum() + 1.0):
         assert other.item() == pytest.approx(number, rel=1e-10)
+
+
+def test_what_vanishes_in_the_linear_domain_is_found_where_nothing_else_is_possible():
+    """Five factors of which none is out of bounds: together they have no float64."""
+    inf = torch.inf
+    scores, opens = torch.zeros(2, 1, 3, 2, dtype=torch.float64)
+    scores[0, 0], opens[0, 0, 0] = torch.tensor([-180.0, 180.0]), -150.0
+    transition = torch.tensor([[-inf, -130.0], [-inf, -inf]], dtype=torch.float64)
+    bias = torch.tensor([[-130.0, -inf], [-inf, 0.0]], dtype=torch.float64)
+    start = torch.tensor([0.0, -inf], dtype=torch.float64)
+    with runs_on("cpu"):
+        value = log_partition(scores, transition, bias, start=start, start_scores=opens)
+    assert value.item() == -590.0

@@ -236,9 +236,9 @@ def harmless(n, work, state, plan):
     """True if nothing that the tile flushed or overflowed could matter.
 
     Every E and every sum lies inside bounds or is 0 because it is forbidden: E where Q is 0, since
-    what bounds P and X keeps Q from vanishing, while a small Q times a small factor may. A sum may be 0 only
-    where no element of its window can have been flushed: ``drift`` holds, for each label, the
-    lowest and the highest log scale of the open rows, relative to the tile's.
+    what bounds P and X keeps Q from vanishing, while a small Q times a small factor may. A sum may
+    be 0 only where no element of its window can have been flushed: ``drift`` holds, for each label,
+    the lowest and the highest log scale of the open rows, relative to the tile's.
     """
     strict = state[S.STRICT]
     for v in range(plan.C // LANES):

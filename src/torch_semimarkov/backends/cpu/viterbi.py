@@ -1,8 +1,8 @@
 """The best segmentation: the tiles of tile.py in the max semiring, followed back.
 
 E and P of all positions are kept, with prefix sums from the start of the sequence; following back
-takes the maxima again, and of what differs by no more than rounding the first in the tie rule. A forbidden position has no prefix sum;
-such a sequence is decoded by exact_viterbi.py.
+takes the maxima again, and of what differs by no more than rounding the first in the tie rule. A
+forbidden position has no prefix sum; such a sequence is decoded by exact_viterbi.py.
 """
 
 from __future__ import annotations
