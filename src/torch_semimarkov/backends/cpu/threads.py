@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -10,8 +11,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-# Cells of the recurrence below which a second thread costs more than it brings: about 1 ms.
-_WORTH_THREADS = 3_000_000
+# Cells of the recurrence below which a second thread costs more than it brings: about 2 ms.
+_WORTH_THREADS = 6_000_000
+# Shares a thread, so that one that comes late leaves its work to the others.
+_SHARES = 4
 
 
 def run(task: Callable[[int], None], count: int, work: int) -> None:
@@ -27,6 +30,9 @@ def run(task: Callable[[int], None], count: int, work: int) -> None:
 def share(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
     """Call ``task`` with shares of ``range(count)``, in threads if the ``work`` is worth it.
 
+    Threads take shares as they come: torch's own wait for work by spinning, and may hold a core
+    for some time after a call of torch.
+
     Args:
         task: writes its own part of the result, so that the shares do not matter.
         count: number of items.
@@ -37,11 +43,22 @@ def share(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
     if threads == 1:
         task(items)
         return
+    shares = deque(np.array_split(items, min(count, _SHARES * threads)))
+
+    def take_shares() -> None:
+        while True:
+            try:
+                share = shares.popleft()
+            except IndexError:
+                return
+            task(share)
+
     pool = _pool(threads, os.getpid())
-    others = [pool.submit(task, items[i::threads]) for i in range(1, threads)]
-    task(items[::threads])
+    others = [pool.submit(take_shares) for _ in range(threads - 1)]
+    take_shares()
     for other in others:
-        other.result()
+        if not other.cancel():
+            other.result()
 
 
 @lru_cache(maxsize=2)
