@@ -32,6 +32,13 @@ def _flipping_drift(x, T):
     x["scores"] += sign[:, None] * 3.0 * (torch.arange(C) - C / 2)
 
 
+def _gentle_drift(x, T):
+    # inside a tile it stays within the bounds of the factors; over the open segments it does not
+    x["duration_bias"][:19] = FORBIDDEN
+    sign = 1.0 - 2.0 * (torch.arange(T) // 150 % 2)
+    x["scores"] += sign[:, None] * 1.5 * (torch.arange(C) - C / 2)
+
+
 def _left_to_right(x, T):
     later = torch.ones(C, C, dtype=torch.bool).triu()
     x["transition"].masked_fill_(~later, FORBIDDEN)
@@ -95,6 +102,7 @@ CASES = {
     "x100": _times(100.0),
     "drift": _drift,
     "drift that flips, long segments": _flipping_drift,
+    "gentle drift that flips, long segments": _gentle_drift,
     "left to right": _left_to_right,
     "forbidden scores": _forbidden_scores,
     "offset 30": _offset(30.0),

@@ -87,6 +87,29 @@ def test_hostile_scores_give_the_exact_gradient(name):
         assert np.abs(found[term].numpy() - right).max() <= absolute * many, term
 
 
+def test_a_way_that_has_no_linear_form_is_not_lost_between_two_tiles():
+    # label 2 is entered at position 16, from label 0 and so against the odds, or never
+    inputs = make_inputs(Size((32,), K=1, C=3), flags="boundary")
+    inputs["transition"][0, 2] = -760.0
+    inputs["end_scores"][0, 15, 1:] = -torch.inf
+    inputs["scores"][0, 16:, :2] = -torch.inf
+    with runs_on("cpu"):
+        found = marginals(**inputs)
+    truth = LongDouble(inputs)
+    assert relative_error(found.log_partition.item(), truth.value) <= 1e-12
+    assert_marginals(found, truth, 1e-8)
+
+
+@pytest.mark.parametrize("T", [17, 33, 257, 513])
+def test_a_transition_that_has_no_linear_form_is_not_lost_after_one_position(T):
+    # one segment has one position: each place for it is equally likely, the last one too
+    inputs = make_inputs(Size((T,), K=2, C=1))
+    inputs["transition"][:] = -760.0
+    with runs_on("cpu"):
+        found = marginals(**inputs)
+    assert_marginals(found, LongDouble(inputs), 1e-8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG_CASES)
 def test_hostile_scores_give_the_exact_answer_at_a_hundred_thousand_positions(name):

@@ -85,6 +85,7 @@ def test_tame_scores_need_no_exact_tile(name):
         "x100",
         "drift",
         "drift that flips, long segments",
+        "gentle drift that flips, long segments",
         "long durations 400 better",
         "low transitions",
         "one label at 1e4",

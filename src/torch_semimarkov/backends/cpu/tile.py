@@ -250,7 +250,8 @@ def harmless(n, work, state, plan):
         may_vanish = padding if strict else narrow
         enters = padding if strict else spread(1.0)
         low, high = spread(1.0), spread(1.0)
-        low_enter, high_enter = spread(1.0), spread(1.0)
+        q = load(work, plan.Q + n * plan.C + v * LANES)  # the next tile begins with it, in logs too
+        low_enter, high_enter = where(q > spread(0.0), q, enters), spread(1.0)
         for j in range(n):
             w = load(work, plan.sums + (v * SUM_ROWS + j) * LANES)
             low = smaller(low, where(w > spread(0.0), w, may_vanish))
