@@ -33,6 +33,11 @@ def unwatched(tensors: Iterable[Tensor | None]) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
+    return are_plain(tensors)
+
+
+def are_plain(tensors: Iterable[Tensor | None]) -> bool:
+    """True if there is no tensor subclass among them."""
     return _PLAIN.issuperset(map(type, tensors))
 
 
@@ -46,11 +51,11 @@ def cast_to(dtype: torch.dtype, x: Tensor) -> Tensor:
 
 
 class LogPartition(torch.autograd.Function):
-    """``apply(*p.fields(), p, backend, semiring, checkpoint_interval, dtype)``: (B,) of a dtype."""
+    """``apply(*p.fields(), (p, backend, semiring, interval, dtype))``: (B,) of a dtype."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, p, backend, semiring, interval, dtype = arguments
+        *tensors, (p, backend, semiring, interval, dtype) = arguments
         value, kept = backend.forward(p, semiring, True, interval)
         ctx.backend, ctx.semiring, ctx.interval = backend.NAME, semiring, interval
         ctx.save_for_backward(*tensors, value, kept)
@@ -58,7 +63,7 @@ class LogPartition(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        return (*gradient(ctx, weight), None, None, None, None, None, None)
+        return (*gradient(ctx, weight), None, None)
 
 
 def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:

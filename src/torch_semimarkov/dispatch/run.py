@@ -27,7 +27,7 @@ def looks_clean(p: Potentials) -> bool:
 
     False in doubt, and before the first call of the cpu backend: ``p.check_values`` tells more.
     """
-    if p.device.type != "cpu" or not is_imported("cpu") or not direct.unwatched(p.fields()):
+    if p.device.type != "cpu" or not is_imported("cpu") or not direct.are_plain(p.fields()):
         return False
     look = getattr(loaded("cpu"), "looks_clean", None)
     return look is not None and look(p)
@@ -54,7 +54,8 @@ def log_partition(
         return value if dtype is None else value.to(dtype)
     dtype = dtype or torch.float64
     if keep:
-        return direct.LogPartition.apply(*tensors, p, chosen, semiring, checkpoint_interval, dtype)
+        options = p, chosen, semiring, checkpoint_interval, dtype
+        return direct.LogPartition.apply(*tensors, options)
     compiled = cast(CompiledBackend, chosen)
     return direct.cast_to(dtype, compiled.forward(p, semiring, False, checkpoint_interval)[0])
 
@@ -76,9 +77,10 @@ def viterbi(
 
         score, table, counts = viterbi_op(*tensors, chosen.NAME)
         score = score.to(dtype)
-    if not torch.compiler.is_compiling():
-        table = table.narrow(-1, 0, max(1, *counts.tolist()))
-    return score, Segments(*table.unbind(0), counts)
+    if torch.compiler.is_compiling():
+        return score, Segments(*table.unbind(0), counts)
+    width = max(1, *counts.tolist())
+    return score, Segments.unchecked(table.narrow(-1, 0, width), counts)
 
 
 def expectations(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu import gradient, partition, per_duration
-from torch_semimarkov.backends.cpu.messages import Layout, layout_of, padded
+from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
@@ -39,6 +39,8 @@ SEMIRINGS = ("log", "max")
 GROUPS = 32
 # What stands for a term that is absent.
 _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
+# Not for the symbolic sizes of a trace.
+_layout = lru_cache(maxsize=256)(layout_of)
 
 
 def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
@@ -72,13 +74,14 @@ def forward(
     """The total (B,) float64, and the messages for the backward."""
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
-    p, layout = potentials, _layout(potentials, checkpoint_interval if keep else None)
-    kept = np.empty((p.B, layout.size) if keep else (1, 0))
+    p, (B, T, C) = potentials, potentials.scores.shape
+    layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
+    kept = np.empty((B, layout.size) if keep else (1, 0))
     if semiring == "max":
         kept.fill(0.0)
         return viterbi(p)[0], torch.from_numpy(kept)
-    value = np.empty(p.B)
-    items = p.B + (keep and layout.half < -(-p.T // TILE))
+    value = np.empty(B)
+    items = B + (keep and layout.half < -(-T // TILE))
     _run(partition.forward, p, items, layout, kept, value)
     return torch.from_numpy(value), torch.from_numpy(kept)
 
@@ -90,16 +93,15 @@ def backward(
     if potentials.per_duration:
         return per_duration.backward(potentials, value, kept, weight)
     p, messages = potentials, kept.numpy()
-    layout = _layout(p, int(messages[0, -3]) * TILE or None)
-    items = 2 if layout.half < -(-p.T // TILE) else min(p.B, GROUPS)
-    nothing = _NOTHING[p.scores.dtype]
-    found = {"scores": np.empty(p.scores.shape, nothing.dtype)}
+    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    layout = _layout(B, T, K, C, int(messages[0, -3]) * TILE or None)
+    items = 2 if layout.half < -(-T // TILE) else min(B, GROUPS)
+    found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
         found["end_scores"] = np.empty_like(found["scores"])
     flat = [grad.reshape(-1) for grad in found.values()] + [nothing] * (3 - len(found))
     weights = np.ascontiguousarray(weight.numpy(), np.float64)
-    C, K = p.C, min(p.K, p.T)
     sums = np.empty((items, C + K + 2, C))
     rows = sums.reshape(items, -1)
     _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows, passes=3)
@@ -122,14 +124,6 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
-
-
-# Not for the symbolic sizes of a trace.
-_known_layout = lru_cache(maxsize=256)(layout_of)
-
-
-def _layout(p: Potentials, interval: int | None) -> Layout:
-    return _known_layout(p.B, p.T, min(p.K, p.T), p.C, interval)
 
 
 def _run(
