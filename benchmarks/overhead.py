@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 from measuring import check
@@ -13,9 +15,8 @@ from truth import Truth
 from workload import OURS, PHASES, Size, Workload, our_call, with_gradients
 
 import torch_semimarkov
-from torch_semimarkov import log_partition
+from torch_semimarkov import log_partition, viterbi
 from torch_semimarkov.dispatch.registry import load
-from torch_semimarkov.potentials import Potentials
 
 SMALL = Size(1, 32, 4, 4)
 CALLS = 500
@@ -23,11 +24,11 @@ KERNEL = "kernel"
 
 
 def call_overhead(workload: Workload, phase: str, repeats: int) -> list[Row]:
-    """Times of a small public call and of the backend's own functions, and their difference.
+    """Times of a small public call and of its compiled functions alone, and their difference.
 
     Args:
         workload: small, so that the kernel does not drown the rest.
-        phase: "forward" or "forward+backward".
+        phase: one of PHASES; forward+backward are two calls, whose overheads add up.
         repeats: rounds; in each, every call is measured once, and the difference is taken.
     """
     runs = {
@@ -93,20 +94,33 @@ def _public(workload: Workload, phase: str, validate: bool) -> Callable[[], Any]
     def value(*leaves: torch.Tensor) -> torch.Tensor:
         return log_partition(**dict(zip(terms, leaves, strict=True)), **options)
 
-    if phase == PHASES[0]:
-        return lambda: value(*terms.values())
-    return with_gradients(value, list(terms.values()))
+    if phase == PHASES[1]:
+        return with_gradients(value, list(terms.values()))
+    if phase == PHASES[2]:
+        return lambda: viterbi(**terms, **options)
+    return lambda: value(*terms.values())
 
 
 def _kernel(workload: Workload, phase: str) -> Callable[[], Any]:
+    """The compiled functions of a call, with the arguments that the backend gives them."""
     backend: Any = load(OURS)
-    p = Potentials(**_plain(workload), lengths=workload.lengths).canonical()
-    weight = torch.ones(p.B, dtype=torch.float64)
-    if phase == PHASES[0]:
-        return lambda: backend.forward(p, "log", False, None)
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
-    def both() -> Any:
-        value, kept = backend.forward(p, "log", True, None)
-        return backend.backward(p, value, kept, weight)
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            calls.append((function, arguments))
+            return function(*arguments)
 
-    return both
+        return noted
+
+    places = (backend.partition, "forward"), (backend.gradient, "backward"), (backend, "decode")
+    with ExitStack() as stack:
+        for place, name in places:
+            stack.enter_context(mock.patch.object(place, name, noting(getattr(place, name))))
+        _public(workload, phase, False)()
+
+    def run() -> None:
+        for function, arguments in calls:
+            function(*arguments)
+
+    return run

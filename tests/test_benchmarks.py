@@ -200,7 +200,7 @@ def test_a_peer_agrees_in_its_own_convention(peer, phase):
 # Overhead
 
 
-@pytest.mark.parametrize("phase", PHASES[:2])
+@for_each_phase
 def test_overhead_is_public_less_kernel(phase):
     found = {row["measured"]: row for row in overhead.call_overhead(draw(SMALL), phase, 2)}
     assert {name.removeprefix("overhead, ") for name in found} == {
@@ -346,8 +346,8 @@ def test_overhead_can_be_asked_for_alone(monkeypatch, capsys):
     monkeypatch.setattr(overhead, "CALLS", 2)
     monkeypatch.setattr(overhead, "SMALL", SMALL)
     assert cpu_vs_peers.main([*ALONE, "--overhead"]) == 0
-    cases = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:18]]
-    assert cases == ["overhead"] * 10 + ["checks"] * 6
+    cases = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:23]]
+    assert cases == ["overhead"] * 15 + ["checks"] * 6
 
 
 def test_the_list_shows_every_size_and_peer_and_measures_nothing(monkeypatch, capsys):

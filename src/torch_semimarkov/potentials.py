@@ -12,6 +12,17 @@ from torch_semimarkov.errors import ShapeError, raise_all
 from torch_semimarkov.segments import lengths_problem, range_problem
 
 TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
+# The shape of each term in words.
+_SYMBOLS = {
+    "scores": ("(B, T, C)",),
+    "transition": ("(C, C)", "(K, C, C)"),
+    "duration_bias": ("(K, C)",),
+    "start": ("(C,)",),
+    "end": ("(C,)",),
+    "start_scores": ("(B, T, C)",),
+    "end_scores": ("(B, T, C)",),
+}
+_WIDE = (torch.float32, torch.float64)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -78,6 +89,11 @@ class Potentials:
         wide = any(tensor.dtype == torch.float64 for _, tensor in self.terms())
         return torch.float64 if wide else torch.float32
 
+    @property
+    def requires_grad(self) -> bool:
+        """True if a term requires a gradient."""
+        return any([x is not None and x.requires_grad for x in self.fields()])
+
     def terms(self) -> list[tuple[str, Tensor]]:
         """The float terms that are present, with their names, in a fixed order."""
         named = zip(TERMS, self.fields(), strict=False)
@@ -102,15 +118,27 @@ class Potentials:
             return torch.ones(self.B, self.T, dtype=torch.bool, device=self.device)
         return position < self.lengths.to(self.device)[:, None]
 
+    def is_canonical(self) -> bool:
+        """True if :meth:`check` has nothing to report and :meth:`canonical` nothing to change."""
+        *terms, lengths = self.fields()
+        scores, bias = self.scores, self.duration_bias
+        if scores.dim() != 3 or bias.dim() != 2 or 0 in scores.shape or 0 in bias.shape:
+            return False
+        dtype, device = scores.dtype, scores.device
+        if dtype not in _WIDE or lengths is None or lengths.shape != scores.shape[:1]:
+            return False
+        for x, shapes in zip(terms, self._shapes(), strict=True):
+            if x is not None and not (x.shape in shapes and _is_plain(x, dtype, device)):
+                return False
+        return _is_plain(lengths, torch.int64, device)
+
     def check(self) -> Potentials:
         """Check shapes, dtypes and devices; report every misfit at once.
 
         Raises:
             ShapeError: with one line for each term that does not fit.
         """
-        problems = self._kind_problems()
-        if not problems:
-            problems = self._shape_problems()
+        problems = self._kind_problems() or self._shape_problems()
         raise_all(ShapeError, "semi-CRF potentials do not fit together", problems)
         return self
 
@@ -134,9 +162,7 @@ class Potentials:
         if lengths is None:
             lengths = torch.full((self.B,), self.T, device=device)
         lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
-        # `to` costs a call even where there is nothing to convert.
-        terms = {name: x if x.dtype == dtype else x.to(dtype) for name, x in self.terms()}
-        terms = {name: x.contiguous() for name, x in terms.items()}
+        terms = {name: x.to(dtype).contiguous() for name, x in self.terms()}
         return Potentials(lengths=lengths, **terms)  # type: ignore[arg-type]
 
     def _kind_problems(self) -> list[str]:
@@ -156,24 +182,22 @@ class Potentials:
             problems.append(f"duration_bias must be (K, C), every size at least 1, got {shape}")
         return problems
 
+    def _shapes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """What each term may have as its shape, in the order of ``TERMS``."""
+        B, T, C = self.scores.shape
+        K = self.duration_bias.shape[0]
+        label, position = ((C,),), ((B, T, C),)
+        return position, ((C, C), (K, C, C)), ((K, C),), label, label, position, position
+
     def _shape_problems(self) -> list[str]:
-        B, T, C, K = self.B, self.T, self.C, self.K
-        wanted = {
-            "transition": {"(C, C)": (C, C), "(K, C, C)": (K, C, C)},
-            "duration_bias": {"(K, C)": (K, C)},
-            "start": {"(C,)": (C,)},
-            "end": {"(C,)": (C,)},
-            "start_scores": {"(B, T, C)": (B, T, C)},
-            "end_scores": {"(B, T, C)": (B, T, C)},
-        }
         problems = []
-        for name, tensor in self.terms()[1:]:
-            choices = wanted[name]
-            if tensor.shape not in choices.values():
-                expected = " or ".join(f"{symbols} = {shape}" for symbols, shape in choices.items())
+        for name, tensor, wanted in zip(TERMS, self.fields(), self._shapes(), strict=False):
+            if tensor is not None and tensor.shape not in wanted:
+                choices = zip(_SYMBOLS[name], wanted, strict=True)
+                expected = " or ".join(f"{symbols} = {shape}" for symbols, shape in choices)
                 problems.append(f"{name} must be {expected}, got {tuple(tensor.shape)}")
         if self.lengths is not None:
-            problem = lengths_problem(self.lengths, B, T)
+            problem = lengths_problem(self.lengths, self.B, self.T)
             problems.extend([problem] if problem else [])
         return problems
 
@@ -196,6 +220,10 @@ class Potentials:
             f"{name} must hold numbers or -inf, got {float(values[tuple(where)])} at {place} "
             f"({count} such values)"
         ]
+
+
+def _is_plain(x: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
+    return x.dtype == dtype and x.device == device and x.is_contiguous()
 
 
 def _largest(values: Tensor) -> float:

@@ -56,16 +56,28 @@ class Segments:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("starts", "ends", "labels", "counts"):
+        shape = self.starts.shape
+        wanted = {"starts": shape, "ends": shape, "labels": shape, "counts": shape[:-1]}
+        for name, expected in wanted.items():
             tensor = getattr(self, name)
             if tensor.dtype != torch.int64:
                 problems.append(f"{name} must be int64, got {str(tensor.dtype)[6:]}")
-            expected = self.starts.shape[:-1] if name == "counts" else self.starts.shape
             if tensor.shape != expected:
                 problems.append(f"{name} must be {tuple(expected)}, got {tuple(tensor.shape)}")
-        if self.starts.dim() < 2:
-            problems.append(f"starts must be (..., B, N), got {tuple(self.starts.shape)}")
+        if len(shape) < 2:
+            problems.append(f"starts must be (..., B, N), got {tuple(shape)}")
         raise_all(ShapeError, "segments do not fit together", problems)
+
+    @classmethod
+    def unchecked(cls, table: Tensor, counts: Tensor) -> Segments:
+        """Segments from a kernel's (3, ..., B, N) table of starts, ends and labels.
+
+        The checks would take several microseconds of each decode.
+        """
+        made = object.__new__(cls)
+        starts, ends, labels = table.unbind(0)
+        made.__dict__.update(starts=starts, ends=ends, labels=labels, counts=counts)
+        return made
 
     @property
     def mask(self) -> Tensor:

@@ -7,7 +7,7 @@ from torch_semimarkov.dispatch.registry import (
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import expectations, log_partition, viterbi
+from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, viterbi
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "explain_op",
     "leave_out",
     "log_partition",
+    "looks_clean",
     "register_backend",
     "unregister_backend",
     "use_backend",

@@ -19,6 +19,8 @@ _MODULES: dict[str, str] = {
     "cpu": "torch_semimarkov.backends.cpu",
     "reference": "torch_semimarkov.backends.reference",
 }
+# Names of backends whose modules are imported.
+_READY: set[str] = set()
 
 
 class Backend(Protocol):
@@ -96,6 +98,7 @@ def register_backend(name: str, module: str, first: bool = False) -> None:
     """
     others = {key: value for key, value in _MODULES.items() if key != name}
     ordered = {name: module, **others} if first else {**others, name: module}
+    _READY.clear()
     _MODULES.clear()
     _MODULES.update(ordered)
 
@@ -103,6 +106,7 @@ def register_backend(name: str, module: str, first: bool = False) -> None:
 def unregister_backend(name: str) -> None:
     """Forget a backend."""
     del _MODULES[name]
+    _READY.clear()
 
 
 def available_backends() -> tuple[str, ...]:
@@ -120,10 +124,13 @@ def why_missing(name: str) -> str:
     torch.compile runs this when it traces, and cannot trace it. Afterwards every module that can be
     is imported, since a trace sees ``sys.modules`` as they were when it first looked.
     """
+    if name in _READY:
+        return ""
     if name not in _MODULES:
         known = ", ".join(repr(other) for other in _MODULES)
         return f"backend must be one of {known} or 'auto', got {name!r}"
     failures = {other: _import(module) for other, module in _MODULES.items()}
+    _READY.update(other for other, failure in failures.items() if not failure)
     return f"backend {name!r} cannot be loaded: {failures[name]}" if failures[name] else ""
 
 
@@ -161,6 +168,11 @@ def load(name: str) -> Backend:
     if missing:
         raise UnsupportedError(missing)
     return loaded(name)
+
+
+def is_imported(name: str) -> bool:
+    """True if a call has already considered the backend of this name, and it can be loaded."""
+    return name in _READY
 
 
 def loaded(name: str) -> Backend:

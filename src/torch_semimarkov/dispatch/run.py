@@ -11,10 +11,26 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch import direct
-from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend
+from torch_semimarkov.dispatch.registry import (
+    CompiledBackend,
+    CompositeBackend,
+    is_imported,
+    loaded,
+)
 from torch_semimarkov.dispatch.select import choose
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
+
+
+def looks_clean(p: Potentials) -> bool:
+    """True if compiled code finds nothing wrong with the values of canonical potentials.
+
+    False in doubt, and before the first call of the cpu backend: ``p.check_values`` tells more.
+    """
+    if p.device.type != "cpu" or not is_imported("cpu") or not direct.are_plain(p.fields()):
+        return False
+    look = getattr(loaded("cpu"), "looks_clean", None)
+    return look is not None and look(p)
 
 
 def log_partition(
@@ -29,36 +45,42 @@ def log_partition(
     if chosen.COMPOSITE:
         value = cast(CompositeBackend, chosen).log_partition(p, semiring, checkpoint_interval)
         return value if dtype is None else value.to(dtype)
-    keep = torch.is_grad_enabled() and any(x.requires_grad for _, x in p.terms())
+    keep = torch.is_grad_enabled() and p.requires_grad
     tensors = p.fields()
     if not direct.unwatched(tensors):
         from torch_semimarkov.dispatch.library import log_partition_op
 
         value, _ = log_partition_op(*tensors, semiring, chosen.NAME, keep, checkpoint_interval)
-    elif keep:
-        options = p, chosen, semiring, checkpoint_interval, dtype or torch.float64
-        return direct.LogPartition.apply(*tensors, *options)
-    else:
-        compiled = cast(CompiledBackend, chosen)
-        value, _ = compiled.forward(p, semiring, False, checkpoint_interval)
-    return value if dtype is None else value.to(dtype)
+        return value if dtype is None else value.to(dtype)
+    dtype = dtype or torch.float64
+    if keep:
+        options = p, chosen, semiring, checkpoint_interval, dtype
+        return direct.LogPartition.apply(*tensors, options)
+    compiled = cast(CompiledBackend, chosen)
+    return direct.cast_to(dtype, compiled.forward(p, semiring, False, checkpoint_interval)[0])
 
 
-def viterbi(p: Potentials, backend: str | None = None) -> tuple[Tensor, Segments]:
-    """(B,) float64 and the best segmentations of canonical potentials."""
+def viterbi(
+    p: Potentials, backend: str | None = None, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Segments]:
+    """(B,) of a dtype and the best segmentations of canonical potentials."""
     chosen = choose("viterbi", p, "max", backend)
     if chosen.COMPOSITE:
-        return cast(CompositeBackend, chosen).viterbi(p)
+        score, segments = cast(CompositeBackend, chosen).viterbi(p)
+        return score.to(dtype), segments
     tensors = p.fields()
     if direct.unwatched(tensors):
         score, table, counts = cast(CompiledBackend, chosen).viterbi(p)
+        score = direct.cast_to(dtype, score)
     else:
         from torch_semimarkov.dispatch.library import viterbi_op
 
         score, table, counts = viterbi_op(*tensors, chosen.NAME)
-    if not torch.compiler.is_compiling():
-        table = table.narrow(-1, 0, max(1, int(counts.max())))
-    return score, Segments(*table.unbind(0), counts)
+        score = score.to(dtype)
+    if torch.compiler.is_compiling():
+        return score, Segments(*table.unbind(0), counts)
+    width = max(1, *counts.tolist())
+    return score, Segments.unchecked(table.narrow(-1, 0, width), counts)
 
 
 def expectations(

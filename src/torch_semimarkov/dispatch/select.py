@@ -125,9 +125,8 @@ def _candidates(backend: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> list[str]:
-    excluded = _left_out()
-    if name in excluded and not asked:
-        return [f"left out by {excluded[name]}"]
+    if not asked and name in _left_out():
+        return [f"left out by {_left_out()[name]}"]
     missing = why_missing(name)
     if missing and asked:
         raise UnsupportedError(missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import NumericsError
-from torch_semimarkov.functional.inputs import gather, result_dtype
+from torch_semimarkov.functional.inputs import gather, needs_grad, result_dtype
 from torch_semimarkov.segments import Segments
 
 
@@ -67,16 +68,18 @@ def viterbi(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
-    with torch.no_grad():
-        best, segments = dispatch.viterbi(p, backend)
+    # Where nothing is recorded, the guard would cost as much as the choice of a backend.
+    with torch.no_grad() if needs_grad(p) else nullcontext():
+        best, segments = dispatch.viterbi(p, backend, result_dtype(scores))
     if not torch.compiler.is_compiling():
         _refuse_impossible(segments)
-    return ViterbiResult(best.to(result_dtype(scores)), segments)
+    return ViterbiResult(best, segments)
 
 
 def _refuse_impossible(segments: Segments) -> None:
-    impossible = [b for b, count in enumerate(segments.counts.tolist()) if count == 0]
-    if impossible:
+    counts = segments.counts.tolist()
+    if 0 in counts:
+        impossible = [b for b, count in enumerate(counts) if count == 0]
         raise NumericsError(
             f"no segmentation of sequence {', '.join(map(str, impossible))} is possible: -inf "
             "entries of the potentials exclude them all; allow more labels, transitions or "

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ShapeError
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import TERMS, Potentials
 
 
 def gather(
@@ -26,14 +27,15 @@ def gather(
         ShapeError: terms that do not fit together, or values that they must not hold.
         TypeError: an argument is not a tensor, or has an unknown name.
     """
-    named = {"scores": scores, "transition": transition, "duration_bias": duration_bias, **terms}
-    for name, value in {**named, "lengths": lengths}.items():
+    p = Potentials(scores, transition, duration_bias, lengths, **terms)
+    for name, value in zip((*TERMS, "lengths"), p.fields(), strict=True):
         if value is not None and not isinstance(value, Tensor):
             raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
-    potentials = Potentials(lengths=lengths, **named).check()  # type: ignore[arg-type]
-    if wants_validation(validate_args, potentials.device):
-        potentials.check_values()
-    return potentials.canonical()
+    if not p.is_canonical():
+        p = p.check().canonical()
+    if wants_validation(validate_args, p.device) and not dispatch.looks_clean(p):
+        p.check_values()
+    return p
 
 
 def check_interval(checkpoint_interval: int | None) -> None:
@@ -72,4 +74,4 @@ def result_dtype(scores: Tensor) -> torch.dtype:
 
 def needs_grad(p: Potentials) -> bool:
     """True if autograd would record an operation on these potentials."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for _, tensor in p.terms())
+    return torch.is_grad_enabled() and p.requires_grad

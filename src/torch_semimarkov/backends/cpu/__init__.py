@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,25 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu import gradient, partition, per_duration
-from torch_semimarkov.backends.cpu.messages import Layout, layout_of, padded
+from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
+from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
 from torch_semimarkov.potentials import Potentials
+
+__all__ = [
+    "COMPOSITE",
+    "NAME",
+    "OPS",
+    "SEMIRINGS",
+    "backward",
+    "forward",
+    "kept_shape",
+    "looks_clean",
+    "reasons_against",
+    "viterbi",
+]
 
 NAME = "cpu"
 COMPOSITE = False
@@ -22,6 +37,10 @@ OPS = ("log_partition", "viterbi")
 SEMIRINGS = ("log", "max")
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
 GROUPS = 32
+# What stands for a term that is absent.
+_NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
+# Not for the symbolic sizes of a trace.
+_layout = lru_cache(maxsize=256)(layout_of)
 
 
 def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
@@ -44,7 +63,9 @@ def kept_shape(
     """The messages of each sequence that the backward needs, or nothing."""
     if potentials.per_duration:
         return per_duration.kept_shape(potentials, keep, checkpoint_interval)
-    return (potentials.B, _layout(potentials, checkpoint_interval).size) if keep else (1, 0)
+    p = potentials
+    size = layout_of(p.B, p.T, min(p.K, p.T), p.C, checkpoint_interval).size if keep else 0
+    return (p.B, size) if keep else (1, 0)
 
 
 def forward(
@@ -53,13 +74,14 @@ def forward(
     """The total (B,) float64, and the messages for the backward."""
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
-    p, layout = potentials, _layout(potentials, checkpoint_interval if keep else None)
-    kept = np.empty((p.B, layout.size) if keep else (1, 0))
+    p, (B, T, C) = potentials, potentials.scores.shape
+    layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
+    kept = np.empty((B, layout.size) if keep else (1, 0))
     if semiring == "max":
         kept.fill(0.0)
         return viterbi(p)[0], torch.from_numpy(kept)
-    value = np.empty(p.B)
-    items = p.B + (keep and layout.half < -(-p.T // TILE))
+    value = np.empty(B)
+    items = B + (keep and layout.half < -(-T // TILE))
     _run(partition.forward, p, items, layout, kept, value)
     return torch.from_numpy(value), torch.from_numpy(kept)
 
@@ -71,31 +93,26 @@ def backward(
     if potentials.per_duration:
         return per_duration.backward(potentials, value, kept, weight)
     p, messages = potentials, kept.numpy()
-    layout = _layout(p, int(messages[0, -3]) * TILE or None)
-    items = 2 if layout.half < -(-p.T // TILE) else min(p.B, GROUPS)
-    C, K, dtype = p.C, min(p.K, p.T), p.scores.dtype
-    sums = np.empty((items, C + K + 2, C))
-    grads = [torch.empty_like(p.scores)]
+    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    layout = _layout(B, T, K, C, int(messages[0, -3]) * TILE or None)
+    items = 2 if layout.half < -(-T // TILE) else min(B, GROUPS)
+    found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
-        grads += [torch.empty_like(p.scores), torch.empty_like(p.scores)]
-    flat = [grad.numpy().reshape(-1) for grad in grads] + [_NOTHING[dtype]] * (3 - len(grads))
-    weights = weight.to(torch.float64).contiguous().numpy()
+        found["start_scores"] = np.empty_like(found["scores"])
+        found["end_scores"] = np.empty_like(found["scores"])
+    flat = [grad.reshape(-1) for grad in found.values()] + [nothing] * (3 - len(found))
+    weights = np.ascontiguousarray(weight.numpy(), np.float64)
+    sums = np.empty((items, C + K + 2, C))
     rows = sums.reshape(items, -1)
     _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows, passes=3)
-    counts = sums.sum(0) if items > 1 else sums[0]
-    shared = {
+    counts = (sums.sum(0) if items > 1 else sums[0]).astype(nothing.dtype)
+    found |= {
         "transition": counts[:C],
         "duration_bias": np.pad(counts[C:-2], ((0, p.K - K), (0, 0))) if K < p.K else counts[C:-2],
         "start": counts[-2],
         "end": counts[-1],
     }
-    positions = dict(zip(("scores", "start_scores", "end_scores"), grads, strict=False))
-    return {
-        name: torch.from_numpy(shared[name]).to(dtype, copy=True)
-        if name in shared
-        else positions[name]
-        for name, _ in p.terms()
-    }
+    return {name: torch.from_numpy(found[name]) for name, _ in p.terms()}
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,10 +124,6 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
-
-
-def _layout(p: Potentials, interval: int | None) -> Layout:
-    return layout_of(p.B, p.T, min(p.K, p.T), p.C, interval)
 
 
 def _run(
@@ -133,7 +146,3 @@ def _run(
         kernel(terms, shared, sizes, lengths, items, *results)
 
     share(task, count, passes * B * T * (K + C + 20) * C)
-
-
-# What stands for a term that is absent.
-_NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
