@@ -27,7 +27,8 @@ from torch_semimarkov.collector import paused_collector
 _log = logging.getLogger("torch_semimarkov")
 
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+# Rewrites are for array expressions, of which kernels have none.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_rewrites": True}
 
 
 def compiled(function: Any) -> Any:
