@@ -1,5 +1,6 @@
 """The first call: one line of log, a cache that is never stale, no numba, forked workers."""
 
+import gc
 import importlib
 import json
 import os
@@ -12,13 +13,14 @@ import torch
 from factory import SIZES, make_inputs
 from torch.utils.data import DataLoader, Dataset
 
+from torch_semimarkov.collector import paused_collector
 from torch_semimarkov.functional import viterbi
 
 numba = pytest.importorskip("numba")
 cpu = importlib.import_module("torch_semimarkov.backends.cpu")
 compile_module = importlib.import_module("torch_semimarkov.backends.cpu.compile")
 
-# A kernel of three lines stands in for the real ones, which take half a minute to compile.
+# A kernel of three lines stands in for the real ones, which take long to compile.
 KERNEL = """
 from torch_semimarkov.backends.cpu.compile import compiled
 
@@ -129,6 +131,60 @@ def test_a_damaged_cache_file_is_compiled_anew(kernel, tmp_path):
         with open(os.path.join(folder, name), "wb") as file:
             file.write(b"no cache")
     assert kernel()(1) == 2
+
+
+# What is compiled and loaded
+
+PARTS = """
+import numpy as np
+from torch_semimarkov.backends.cpu.compile import compiled, part
+
+@part
+def filled(size, number):
+    row = np.empty(size)
+    for i in range(size):
+        row[i] = number
+    return row
+
+@compiled
+def total(size):
+    return filled(size, 1)[0] + filled(3, 2)[0]
+"""
+
+CALL_PARTS = """
+import gc, json, sys
+import kernels_of_a_test as k
+found = [k.total(5)]
+try:
+    k.total(2**62)
+except ValueError as error:
+    found.append(type(error).__name__)
+found += [len(k.filled.overloads), "numba.np.linalg" in sys.modules, gc.isenabled()]
+print(json.dumps(found))
+"""
+
+
+def test_parts_are_compiled_once_for_all_numbers_and_a_warm_start_loads_the_kernel_alone(tmp_path):
+    (tmp_path / "kernels_of_a_test.py").write_text(PARTS)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    folders = {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    cold, warm = (run_in_a_new_process(CALL_PARTS, **folders)[0] for _ in range(2))
+    assert cold == [3.0, "ValueError", 1, True, True]
+    assert warm == [3.0, "ValueError", 0, False, True]
+
+
+def test_the_collector_goes_on_after_an_error_and_stays_off_if_it_was():
+    with pytest.raises(KeyError), paused_collector():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with paused_collector():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # The cache follows every source

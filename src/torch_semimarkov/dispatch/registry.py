@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from torch_semimarkov.collector import paused_collector
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
@@ -141,7 +142,8 @@ why_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _import(module: str) -> str:
     """Import a module; the reason if that fails, else an empty text."""
     try:
-        importlib.import_module(module)
+        with paused_collector():
+            importlib.import_module(module)
     except ImportError as error:
         if error.name == "numba":
             _advise_numba()

@@ -16,39 +16,55 @@ from importlib import resources
 from typing import Any
 
 import llvmlite
-from numba import njit
+from numba import njit, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.runtime import rtsys
 
 from torch_semimarkov import __version__
+from torch_semimarkov.backends.cpu.linking import KernelCompiler, PartCompiler
+from torch_semimarkov.collector import paused_collector
 
 _log = logging.getLogger("torch_semimarkov")
 
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+# Rewrites are for array expressions, of which kernels have none.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_rewrites": True}
 
 
 def compiled(function: Any) -> Any:
     """Compile at the first call, and keep the code on disk where there is a place to write to."""
-    dispatcher = njit(**_OPTIONS)(function)
+    dispatcher = njit(pipeline_class=KernelCompiler, no_cfunc_wrapper=True, **_OPTIONS)(function)
     dispatcher._cache = KernelCache(function)
     return dispatcher
 
 
 def part(function: Any) -> Any:
-    """A part of kernels, which only kernels call: that saves compiling its entry from Python."""
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    """A part of kernels, which only kernels call: its machine code is a part of theirs."""
+    return _part(function)
 
 
 def small(function: Any) -> Any:
     """A part that is written into its callers as machine code: a call would cost more than it."""
-    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(
-        function
-    )
+    return _part(function, forceinline=True)
 
 
 def inlined(function: Any) -> Any:
-    """A part that is written into its one caller, which saves optimising it twice."""
+    """A part that is written into its one caller before types are known."""
     return njit(inline="always", **_OPTIONS)(function)
+
+
+def _part(function: Any, **options: bool) -> Any:
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    dispatcher = njit(pipeline_class=PartCompiler, **wrappers, **options, **_OPTIONS)(function)
+    template_of = dispatcher.get_call_template
+
+    def template_of_any_value(args: Any, kws: Any) -> Any:
+        """One compilation for all numbers: numba would do it anew for each that is a constant."""
+        kinds = {name: types.unliteral(kind) for name, kind in kws.items()}
+        return template_of([types.unliteral(kind) for kind in args], kinds)
+
+    dispatcher.get_call_template = template_of_any_value
+    return dispatcher
 
 
 class KernelCache(NullCache):
@@ -68,7 +84,8 @@ class KernelCache(NullCache):
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The code for a signature; None if it has to be compiled, which the log says once."""
         try:
-            found = self._files.load_overload(signature, context)
+            with paused_collector():
+                found = self._files.load_overload(signature, context)
         except Exception:  # a damaged file may raise anything, and costs no more than its absence
             found = None
             self.flush()
@@ -97,6 +114,14 @@ class _StampedCache(FunctionCache):
         self._cache_file = IndexDataCacheFile(
             self.cache_path, self._impl.filename_base, source_stamp=stamp()
         )
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Load the code with what it runs on: memory with counted references.
+
+        What numba loads besides is for compilation, and takes longer than all the rest.
+        """
+        rtsys.initialize(context)
+        return self._load_overload(signature, context)
 
 
 @lru_cache(maxsize=1)
