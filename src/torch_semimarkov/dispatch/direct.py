@@ -47,7 +47,8 @@ def cast_to(dtype: torch.dtype, x: Tensor) -> Tensor:
         return x
     if dtype not in _NUMPY or x.requires_grad or x.device.type != "cpu":
         return x.to(dtype)
-    return torch.from_numpy(x.numpy().astype(_NUMPY[dtype]))
+    with np.errstate(over="ignore"):  # what is too large becomes inf, as torch has it
+        return torch.from_numpy(x.numpy().astype(_NUMPY[dtype]))
 
 
 class LogPartition(torch.autograd.Function):

@@ -105,7 +105,8 @@ def backward(
     sums = np.empty((items, C + K + 2, C))
     rows = sums.reshape(items, -1)
     _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows, passes=3)
-    counts = (sums.sum(0) if items > 1 else sums[0]).astype(nothing.dtype)
+    with np.errstate(over="ignore"):  # what is too large becomes inf, as torch has it
+        counts = (sums.sum(0) if items > 1 else sums[0]).astype(nothing.dtype)
     found |= {
         "transition": counts[:C],
         "duration_bias": np.pad(counts[C:-2], ((0, p.K - K), (0, 0))) if K < p.K else counts[C:-2],
