@@ -13,14 +13,15 @@ import json
 import time
 from pathlib import Path
 
-from ludb import WAVES, open_ludb, read_leads, split_numbers, training_records
+from ecg_variations import training_records
+from ludb import WAVES, open_ludb, read_leads, split_numbers
 
 from torch_semimarkov import metrics, plots
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.training import Predictor, TrainConfig, save_model, train
 
 MODEL = {
-    "encoder": "unet", "hidden_dim": 24, "max_duration": 150, "batch_size": 8,
+    "encoder": "unet", "num_layers": 6, "hidden_dim": 24, "max_duration": 150, "batch_size": 8,
     "schedule": "cosine", "warmup_steps": 50,
 }  # fmt: skip
 
