@@ -5,7 +5,7 @@
 Trains one encoder on variations of all leads, then each model from there on those of lead II.
 Prints, for each wave's onset and offset on the 40 test records, F1 within 150 and 20 ms, the signed
 error (predicted - true, mean and sd in ms), and segment F1 at an intersection over union of 0.5.
-Needs torch_semimarkov[ecg,plots]. One CPU thread (OMP_NUM_THREADS=1) takes about 8 minutes.
+Needs torch_semimarkov[ecg,plots]. One CPU thread (OMP_NUM_THREADS=1) takes 10 to 14 minutes.
 """
 
 import argparse
