@@ -5,7 +5,7 @@
 Trains one encoder on variations of all leads, then each model from there on those of lead II.
 Prints, for each wave's onset and offset on the 40 test records, F1 within 150 and 20 ms, the signed
 error (predicted - true, mean and sd in ms), and segment F1 at an intersection over union of 0.5.
-Needs torch_semimarkov[ecg,plots]. One CPU thread (OMP_NUM_THREADS=1) takes about 8 minutes.
+Needs torch_semimarkov[ecg,plots]. One CPU thread (OMP_NUM_THREADS=1) takes 10 to 14 minutes.
 """
 
 import argparse
@@ -13,14 +13,15 @@ import json
 import time
 from pathlib import Path
 
-from ludb import WAVES, open_ludb, read_leads, split_numbers, training_records
+from ecg_variations import training_records
+from ludb import WAVES, open_ludb, read_leads, split_numbers
 
 from torch_semimarkov import metrics, plots
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.training import Predictor, TrainConfig, save_model, train
 
 MODEL = {
-    "encoder": "unet", "hidden_dim": 24, "max_duration": 150, "batch_size": 8,
+    "encoder": "unet", "num_layers": 6, "hidden_dim": 24, "max_duration": 150, "batch_size": 8,
     "schedule": "cosine", "warmup_steps": 50,
 }  # fmt: skip
 

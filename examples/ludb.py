@@ -39,38 +39,10 @@ def read_leads(folder, number, leads=("ii",)):
         for seconds in (0.2, 0.6):  # past QRS and P, then past T
             wander = median_filter(wander, int(seconds * whole.sample_rate))
         cut = (signal - wander)[span.offset : span.offset + span.length]
-        yield _frames(f"{number}.{lead}", cut / cut.std(), span.segments, whole.sample_rate)
+        yield frames(f"{number}.{lead}", cut / cut.std(), span.segments, whole.sample_rate)
 
 
-def training_records(folder, numbers, seed, copies=12, others=2):
-    """Variations of lead II, and fewer of each other lead, of some records."""
-    rng, chosen, rest = np.random.default_rng(seed), [], []
-    for number in numbers:
-        for lead, record in zip(LEADS, read_leads(folder, number, LEADS), strict=True):
-            part, count = (chosen, copies) if lead == "ii" else (rest, others)
-            part += [varied(record, rng) for _ in range(count)]
-    return chosen, rest
-
-
-def varied(record, rng):
-    """A copy to train on: another heart rate, other sizes of the waves, worse electrodes."""
-    segments = [(s * FRAME, e * FRAME, label) for s, e, label in record.segments]
-    signal, rate = record.features.ravel().copy(), record.sample_rate * FRAME
-    gains = {wave: 2 ** rng.uniform(-1, 1) for wave in WAVES}
-    for start, end, label in segments:
-        wave = signal[start:end]
-        chord = np.linspace(wave[0], wave[-1], len(wave))
-        wave += (gains.get(label, 1.0) - 1) * (wave - chord)
-    time = np.arange(len(signal)) / rate
-    wander = rng.uniform(0, 0.3) * np.sin(
-        2 * np.pi * (rng.uniform(0.15, 0.8) * time + rng.random())
-    )
-    noise = rng.normal(0, rng.uniform(0, 0.08), len(signal))
-    signal = signal * 2 ** rng.uniform(-1, 1) + wander + noise
-    return _frames(f"{record.name}+", signal, segments, rate, rng.uniform(0.7, 1.3))
-
-
-def _frames(name, signal, segments, rate, factor=1.0):
+def frames(name, signal, segments, rate, factor=1.0):
     """Resample to ``factor`` times as many samples, in frames; cuts go to the nearest frame."""
     count = round(len(signal) * factor / FRAME)
     at = (np.arange(count * FRAME) + 0.5) * len(signal) / (count * FRAME) - 0.5
