@@ -1,10 +1,11 @@
 """The one factory of inputs, the one list of sizes, and the backends that keep the contract."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -126,6 +127,19 @@ def runs_on(backend: str) -> Iterator[None]:
                 raise
             pytest.skip(str(error))
     assert set(ran) == {backend}, f"{backend} was pinned, these ran: {ran}"
+
+
+def by_threads(counts: Iterable[int], compute: Callable[[], Any]) -> list[Any]:
+    """What ``compute()`` gives on the cpu backend, once for each number of torch's threads."""
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            with runs_on("cpu"):
+                results.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    return results
 
 
 def make_inputs(

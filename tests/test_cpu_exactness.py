@@ -3,12 +3,21 @@
 Here with transitions that do not depend on the duration; test_cpu_per_duration.py has the others.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from factory import PER_POSITION, Size, gradients_of, make_inputs, runs_on, upstream, with_grad
+from factory import (
+    PER_POSITION,
+    Size,
+    by_threads,
+    gradients_of,
+    make_inputs,
+    runs_on,
+    upstream,
+    with_grad,
+)
 from hostile_cases import CASES, hostile, marginal_tolerance
 from long_double import LongDouble
 from tolerances import TOLERANCES
@@ -190,16 +199,11 @@ for_some_cases = pytest.mark.parametrize(
 @for_some_cases
 @for_each_batch
 def test_neither_threads_nor_another_run_change_a_bit(batch, name):
-    inputs, before, results = BATCHES[batch](name, T), torch.get_num_threads(), []
-    try:
-        for threads in (1, 1, 2, 2, 3):
-            torch.set_num_threads(threads)
-            with runs_on("cpu"):
-                results += [all_results(inputs), all_results(inputs, 200)]
-    finally:
-        torch.set_num_threads(before)
-    for i, other in enumerate(results[2:]):
-        assert not unequal(results[i % 2], other, other), i
+    inputs = BATCHES[batch](name, T)
+    for interval in (None, 200):
+        first, *others = by_threads((1, 1, 2, 2, 3), partial(all_results, inputs, interval))
+        for i, other in enumerate(others):
+            assert not unequal(first, other, other), i
 
 
 @for_each_case
@@ -219,16 +223,9 @@ def test_a_batch_of_many_has_the_same_bits_by_any_number_of_threads():
     lengths = (400, 1, 399, 16, 17, 256, 255, 33, 400, 90, 100, 15)
     inputs = make_inputs(Size(lengths * 3, K=20, C=9), flags="boundary")
     inputs["scores"][5] *= 100.0
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with runs_on("cpu"):
-                results.append(all_results(inputs))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert not unequal(results[0], other, other)
+    first, *others = by_threads((1, 2, 3), lambda: all_results(inputs))
+    for other in others:
+        assert not unequal(first, other, other)
 
 
 # One long sequence

@@ -9,6 +9,7 @@ import torch
 from factory import (
     TERMS,
     Size,
+    by_threads,
     gradients_of,
     make_inputs,
     runs_on,
@@ -120,16 +121,9 @@ def all_results(inputs):
 @pytest.mark.parametrize("flags", ["per-duration", "all"])
 def test_threads_change_no_bit(flags):
     inputs = make_inputs(Size((150, 60, 149, 1, 90, 120, 33), K=20, C=7), flags=flags)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 2, 3):
-            torch.set_num_threads(threads)
-            with runs_on("cpu"):
-                results.append(all_results(inputs))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    first, *others = by_threads((1, 2, 2, 3), lambda: all_results(inputs))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])

@@ -33,11 +33,6 @@ def unwatched(tensors: Iterable[Tensor | None]) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return False
-    return are_plain(tensors)
-
-
-def are_plain(tensors: Iterable[Tensor | None]) -> bool:
-    """True if there is no tensor subclass among them."""
     return _PLAIN.issuperset(map(type, tensors))
 
 

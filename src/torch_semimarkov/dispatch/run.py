@@ -27,7 +27,7 @@ def looks_clean(p: Potentials) -> bool:
 
     False in doubt, and before the first call of the cpu backend: ``p.check_values`` tells more.
     """
-    if p.device.type != "cpu" or not is_imported("cpu") or not direct.are_plain(p.fields()):
+    if p.device.type != "cpu" or not is_imported("cpu") or not direct.unwatched(p.fields()):
         return False
     look = getattr(loaded("cpu"), "looks_clean", None)
     return look is not None and look(p)
