@@ -24,7 +24,7 @@ import torch
 
 from torch_semimarkov import log_partition, viterbi
 
-ENTRIES = ("forward", "backward", "viterbi")
+ENTRIES = ("forward", "backward", "viterbi", "abreast")
 Times = dict[str, tuple[float, float]]
 
 
@@ -38,6 +38,8 @@ def timed(run: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
 def first_calls(dtype: torch.dtype, per_duration: bool) -> Times:
     """Seconds of the first call of each kernel in this process.
 
+    "abreast" is a training step of a batch, whose sequences lie side by side.
+
     Args:
         dtype: of the inputs; each type has its kernels.
         per_duration: with a (K, C, C) transition, which has others.
@@ -49,7 +51,9 @@ def first_calls(dtype: torch.dtype, per_duration: bool) -> Times:
     value, forward = timed(lambda: log_partition(*leaves, backend="cpu"))
     _, backward = timed(value.sum().backward)
     _, decoding = timed(lambda: viterbi(*(x.detach() for x in leaves), backend="cpu"))
-    return dict(zip(ENTRIES, (forward, backward, decoding), strict=True))
+    leaves[0] = torch.randn(8, T, C, dtype=dtype, requires_grad=True)
+    _, abreast = timed(lambda: log_partition(*leaves, backend="cpu").sum().backward())
+    return dict(zip(ENTRIES, (forward, backward, decoding, abreast), strict=True))
 
 
 def measure(folder: str, options: list[str]) -> tuple[Times, list[str]]:

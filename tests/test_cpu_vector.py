@@ -30,6 +30,43 @@ def apply_formula(a, b, y):
     v.store(y, 3 * kinds.LANES, v.multiply_add(x, z, x))
 
 
+@njit
+def apply_powers(x, y):
+    v.store(y, 0, elementary.exponent(v.load(x, 0)))
+    v.store(y, kinds.LANES, elementary.rounded(v.load(x, 0)))
+    v.store(y, 2 * kinds.LANES, elementary.power_of_two(v.load(x, kinds.LANES)))
+
+
+@njit
+def apply_transpose(x, y):
+    n = kinds.LANES
+    rows = v.transpose((
+        v.load(x, 0), v.load(x, n), v.load(x, 2 * n), v.load(x, 3 * n),
+        v.load(x, 4 * n), v.load(x, 5 * n), v.load(x, 6 * n), v.load(x, 7 * n),
+    ))  # fmt: skip
+    for i in range(n):
+        v.store(y, i * n, rows[i])
+
+
+def test_transpose_exchanges_lanes_and_vectors():
+    x = np.arange(64.0)
+    y = np.empty_like(x)
+    apply_transpose(x, y)
+    assert (y.reshape(8, 8) == x.reshape(8, 8).T).all()
+
+
+def test_powers_of_two_are_found_and_made_exactly():
+    numbers = np.array([1.0, 1.999, 2.0, 0.75, 1e300, 3e-308, 0.0, 12345.678])
+    powers = np.array([0.0, 1.0, -1.0, 1023.0, -1022.0, 52.0, -300.0, 7.0])
+    y = np.empty(3 * kinds.LANES)
+    apply_powers(np.concatenate((numbers, powers)), y)
+    exponents = [0.0 if x == 0.0 else np.frexp(x)[1] - 1.0 for x in numbers]
+    assert y[: kinds.LANES].tolist() == exponents
+    small = numbers < 1e9
+    assert (y[kinds.LANES : 2 * kinds.LANES][small] == np.rint(numbers[small])).all()
+    assert (y[2 * kinds.LANES :] == np.ldexp(1.0, powers.astype(int))).all()
+
+
 def test_exp_is_right_to_the_last_place_or_two():
     x = np.linspace(-707.9, 700.0, 80_000)
     y = np.empty_like(x)

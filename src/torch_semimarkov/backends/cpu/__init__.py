@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu import gradient, partition, per_duration
+from torch_semimarkov.backends.cpu import abreast_sweeps, gradient, partition, per_duration
+from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
+from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
+from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
 from torch_semimarkov.potentials import Potentials
 
@@ -82,7 +85,11 @@ def forward(
         return viterbi(p)[0], torch.from_numpy(kept)
     value = np.empty(B)
     items = B + (keep and layout.half < -(-T // TILE))
-    _run(partition.forward, p, items, layout, kept, value)
+    calm = np.zeros(items, np.bool_)
+    if suits_abreast(p, checkpoint_interval):
+        _run(abreast_sweeps.forward, p, _groups(B), layout, kept, value, calm)
+    if not calm.all():
+        _run(partition.forward, p, np.flatnonzero(~calm), layout, kept, value)
     return torch.from_numpy(value), torch.from_numpy(kept)
 
 
@@ -94,19 +101,14 @@ def backward(
         return per_duration.backward(potentials, value, kept, weight)
     p, messages = potentials, kept.numpy()
     (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
-    layout = _layout(B, T, K, C, int(messages[0, -3]) * TILE or None)
-    items = 2 if layout.half < -(-T // TILE) else min(B, GROUPS)
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
         found["end_scores"] = np.empty_like(found["scores"])
-    flat = [grad.reshape(-1) for grad in found.values()] + [nothing] * (3 - len(found))
-    weights = np.ascontiguousarray(weight.numpy(), np.float64)
-    sums = np.empty((items, C + K + 2, C))
-    rows = sums.reshape(items, -1)
-    _run(gradient.backward, p, items, layout, messages, weights, tuple(flat), rows, passes=3)
+    flat = tuple([grad.reshape(-1) for grad in found.values()] + [nothing] * (3 - len(found)))
+    sums = _gradients(p, messages, np.ascontiguousarray(weight.numpy(), np.float64), flat)
     with np.errstate(over="ignore"):  # what is too large becomes inf, as torch has it
-        counts = (sums.sum(0) if items > 1 else sums[0]).astype(nothing.dtype)
+        counts = (sums.sum(0) if len(sums) > 1 else sums[0]).astype(nothing.dtype)
     found |= {
         "transition": counts[:C],
         "duration_bias": np.pad(counts[C:-2], ((0, p.K - K), (0, 0))) if K < p.K else counts[C:-2],
@@ -114,6 +116,40 @@ def backward(
         "end": counts[-1],
     }
     return {name: torch.from_numpy(found[name]) for name, _ in p.terms()}
+
+
+def _gradients(
+    p: Potentials, messages: np.ndarray, weights: np.ndarray, flat: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """Write the gradients of the terms at positions; returns rows of sums for the others."""
+    (B, T, C), K = p.scores.shape, min(p.K, p.T)
+    stretch = int(messages[:, -3].max())
+    layout = _layout(B, T, K, C, max(stretch, 0) * TILE or None)
+    done, rows = np.zeros(B, np.bool_), []
+    if (messages[:, -3] == ABREAST).any():
+        rows.append(np.zeros((_groups(B), C + K + 2, C)))
+        _run(abreast_sweeps.backward, p, _groups(B), layout, messages, weights, flat, rows[0],
+             done, passes=3)  # fmt: skip
+        left = np.flatnonzero((messages[:, -3] == ABREAST) & ~done)
+        if len(left):
+            messages = messages.copy()
+            _run(partition.forward, p, left, layout, messages, np.empty(B))
+    if not done.all():
+        items = 2 if layout.half < -(-T // TILE) else min(B, GROUPS)
+        rows.append(np.empty((items, C + K + 2, C)))
+        _run(gradient.backward, p, items, layout, messages, weights, flat,
+             rows[-1].reshape(items, -1), done, passes=3)  # fmt: skip
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def suits_abreast(p: Potentials, checkpoint_interval: int | None) -> bool:
+    """True if sequences side by side are faster than one after the other."""
+    few = min(p.K, p.T) <= MOST_DURATIONS and p.C <= MOST_LABELS
+    return few and p.B >= FEWEST and checkpoint_interval is None
+
+
+def _groups(B: int) -> int:
+    return -(-B // LANES)
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,10 +164,14 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _run(
-    kernel: Callable[..., None], p: Potentials, count: int, *results: Any, passes: int = 1
+    kernel: Callable[..., None],
+    p: Potentials,
+    items: int | np.ndarray,
+    *results: Any,
+    passes: int = 1,
 ) -> None:
-    """Run a kernel over ``count`` sequences or groups, divided among the threads."""
-    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    """Run a kernel over sequences or groups, so many or these, divided among the threads."""
+    T, C, K, nothing = p.T, p.C, min(p.K, p.T), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
     if (starts is None) != (ends is None):
         starts = torch.zeros_like(p.scores) if starts is None else starts
@@ -143,7 +183,9 @@ def _run(
     terms, shared, sizes = tuple(flat[:3]), tuple(flat[3:]), (T, K, padded(C), C)
     lengths = p.lengths.numpy()  # type: ignore[union-attr]
 
-    def task(items: np.ndarray) -> None:
-        kernel(terms, shared, sizes, lengths, items, *results)
+    chosen = np.arange(items) if isinstance(items, int) else items
 
-    share(task, count, passes * B * T * (K + C + 20) * C)
+    def task(some: np.ndarray) -> None:
+        kernel(terms, shared, sizes, lengths, some, *results)
+
+    share(task, chosen, passes * len(chosen) * T * (K + C + 20) * C)

@@ -130,10 +130,31 @@ def _finite_or_zero(builder: Any, x: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", x, _same(-math.inf)), x, _same(0.0))
 
 
+def _exponent(builder: Any, x: Any) -> Any:
+    """The bits of the exponent, as the low bits of a float64 that is then a number."""
+    bits = builder.lshr(builder.bitcast(x, _BITS), ir.Constant(_BITS, [52] * LANES))
+    shifted = builder.or_(bits, builder.bitcast(_same(2.0**52), _BITS))
+    value = builder.fsub(builder.bitcast(shifted, _VECTOR), _same(2.0**52 + 1023.0))
+    return builder.select(builder.fcmp_ordered(">", x, _same(0.0)), value, _same(0.0))
+
+
+def _rounded(builder: Any, x: Any) -> Any:
+    return builder.fsub(builder.fadd(x, _same(_MAGIC)), _same(_MAGIC))
+
+
+def _power_of_two(builder: Any, n: Any) -> Any:
+    return _power(builder, builder.fadd(n, _same(_MAGIC)))
+
+
 exp = _lane_by_lane(_exp, "exp", "The exponential, of 700 at most; below -708 it is 0.")
 log = _lane_by_lane(_log, "log", "The natural logarithm; of 0 it is -inf.")
 larger = _lane_by_lane(_larger, "larger", "The larger of two; the first if equal or NaN.")
 smaller = _lane_by_lane(_smaller, "smaller", "The smaller of two; the first if equal or NaN.")
 finite_or_zero = _lane_by_lane(
     _finite_or_zero, "finite_or_zero", "x, or 0 where it is -inf or NaN."
+)
+exponent = _lane_by_lane(_exponent, "exponent", "floor(log2(x)) of a number above 0; else 0.")
+rounded = _lane_by_lane(_rounded, "rounded", "The nearest whole number, below 2 ** 51.")
+power_of_two = _lane_by_lane(
+    _power_of_two, "power_of_two", "2 ** n of whole numbers between -1022 and 1023."
 )

@@ -131,8 +131,8 @@ def clear(grads, begin, end):
 
 
 @compiled
-def backward(terms, shared, sizes, lengths, items, layout, kept, weight, grads, sums):
-    """Gradients of some items, which fill one row of ``sums`` each.
+def backward(terms, shared, sizes, lengths, items, layout, kept, weight, grads, sums, done):
+    """Gradients of some items, which fill one row of ``sums`` each; those of ``done`` are there.
 
     Item g holds every len(sums)-th sequence from g on. If right-to-left messages are kept, the two
     items are the right and the left half of the only sequence.
@@ -149,6 +149,8 @@ def backward(terms, shared, sizes, lengths, items, layout, kept, weight, grads, 
         clear_sums(work, plan)
         step = 1 if halved else len(sums)
         for b in range(0 if halved else item, len(lengths), step):
+            if done[b]:
+                continue
             origin, L, messages = b * T * labels, lengths[b], kept[b]
             wanted = 0, tiles_of(L)
             if halved:

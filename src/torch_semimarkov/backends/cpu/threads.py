@@ -24,22 +24,22 @@ def run(task: Callable[[int], None], count: int, work: int) -> None:
         for i in items.tolist():
             task(i)
 
-    share(each, count, work)
+    share(each, np.arange(count), work)
 
 
-def share(task: Callable[[np.ndarray], None], count: int, work: int) -> None:
-    """Call ``task`` with shares of ``range(count)``, in threads if the ``work`` is worth it.
+def share(task: Callable[[np.ndarray], None], items: np.ndarray, work: int) -> None:
+    """Call ``task`` with shares of the items, in threads if the ``work`` is worth it.
 
     Threads take shares as they come: torch's own wait for work by spinning, and may hold a core
     for some time after a call of torch.
 
     Args:
         task: writes its own part of the result, so that the shares do not matter.
-        count: number of items.
+        items: numbers of what is to be done.
         work: size of all items together, in cells of the recurrence.
     """
+    count = len(items)
     threads = min(torch.get_num_threads(), count) if work > _WORTH_THREADS else 1
-    items = np.arange(count)
     if threads == 1:
         task(items)
         return

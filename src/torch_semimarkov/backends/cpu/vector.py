@@ -233,6 +233,33 @@ def sum_of_rows(typing: Any, value: Any) -> Any:
     return Vector(1, value.algebra)(value), emit
 
 
+@intrinsic
+def transpose(typing: Any, rows: Any) -> Any:
+    """Eight vectors, of which number i holds the lanes i of the given ones."""
+    kind = types.UniTuple(lanes, LANES)
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, width = cgutils.unpack_tuple(builder, args[0]), 1
+        while width < LANES:  # swap the halves of blocks of 2 * width rows and lanes
+            for i in range(LANES):
+                if i & width == 0:
+                    rows[i], rows[i + width] = _swap(builder, rows[i], rows[i + width], width)
+            width *= 2
+        return context.make_tuple(builder, kind, rows)
+
+    return kind(kind), emit
+
+
+def _swap(builder: Any, a: Any, b: Any, width: int) -> tuple[Any, Any]:
+    index = ir.VectorType(INT, LANES)
+    upper = [i if i & width == 0 else i - width + LANES for i in range(LANES)]
+    lower = [i + width if i & width == 0 else i + LANES for i in range(LANES)]
+    return (
+        builder.shuffle_vector(a, b, ir.Constant(index, upper)),
+        builder.shuffle_vector(a, b, ir.Constant(index, lower)),
+    )
+
+
 # Operators
 
 
