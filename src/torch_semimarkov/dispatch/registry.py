@@ -13,8 +13,9 @@ from torch import Tensor
 
 from torch_semimarkov.collector import paused_collector
 from torch_semimarkov.errors import UnsupportedError
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import EdgePotentials, Potentials
 from torch_semimarkov.segments import Segments
+from torch_semimarkov.semirings import Semiring
 
 _MODULES: dict[str, str] = {
     "cpu": "torch_semimarkov.backends.cpu",
@@ -34,7 +35,9 @@ class Backend(Protocol):
     NAME: str
     COMPOSITE: bool
 
-    def reasons_against(self, op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+    def reasons_against(
+        self, op: str, potentials: Potentials | EdgePotentials, semiring: str = "log"
+    ) -> list[str]:
         """Why this backend cannot run ``op``; empty if it can."""
         ...
 
@@ -62,6 +65,10 @@ class CompositeBackend(Backend, Protocol):
         """Gradients of ``(weight * log_partition).sum()``, one a term, for further derivatives."""
         ...
 
+    def edge_log_partition(self, edge: Tensor, lengths: Tensor, semiring: Semiring) -> Tensor:
+        """The semiring total of explicit edges, differentiable to any order."""
+        ...
+
 
 class CompiledBackend(Backend, Protocol):
     """Kernels with a hand-written backward; every argument is canonical."""
@@ -86,6 +93,20 @@ class CompiledBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+        ...
+
+    def edge_kept_shape(self, p: EdgePotentials, keep: bool) -> tuple[int, ...]:
+        """Shape of the float64 messages that the forward over edges keeps for the backward."""
+        ...
+
+    def edge_forward(self, p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
+        """The total (B,) float64 of explicit edges, and the kept messages."""
+        ...
+
+    def edge_backward(
+        self, p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
         ...
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu import gradient, partition, per_duration
+from torch_semimarkov.backends.cpu import edges, gradient, partition, per_duration
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
     "COMPOSITE",
@@ -24,6 +24,9 @@ __all__ = [
     "OPS",
     "SEMIRINGS",
     "backward",
+    "edge_backward",
+    "edge_forward",
+    "edge_kept_shape",
     "forward",
     "kept_shape",
     "looks_clean",
@@ -33,7 +36,7 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi")
+OPS = ("log_partition", "viterbi", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
 GROUPS = 32
@@ -43,7 +46,9 @@ _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 _layout = lru_cache(maxsize=256)(layout_of)
 
 
-def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+def reasons_against(
+    op: str, potentials: Potentials | EdgePotentials, semiring: str = "log"
+) -> list[str]:
     """Why this backend cannot run ``op``; empty if it can."""
     reasons = []
     if potentials.device.type != "cpu":
@@ -125,6 +130,9 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+
+
+edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 
 def _run(
