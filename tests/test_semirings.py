@@ -138,7 +138,7 @@ def test_kmax_by_name_asks_for_its_k(semiring):
 
 @pytest.mark.parametrize("semiring", [None, 3, int, object()])
 def test_what_is_no_semiring_is_refused(semiring):
-    with pytest.raises(UnsupportedError, match="must be a name in .* or a semiring, got"):
+    with pytest.raises(UnsupportedError, match=r"must be a name in .* or a semiring, got"):
         as_semiring(semiring)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch_semimarkov.backends.reference.edges import edge_log_partition
 from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
@@ -9,7 +10,7 @@ from torch_semimarkov.semirings import SEMIRINGS
 
 NAME = "reference"
 COMPOSITE = True
-OPS = ("log_partition", "viterbi")
+OPS = ("log_partition", "viterbi", "edge_log_partition")
 
 
 def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
@@ -19,6 +20,8 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
+    elif SEMIRINGS[semiring].arguments > 1:
+        reasons.append(f"semiring {semiring!r} compares two sets of potentials, and gets one")
     return reasons
 
 
@@ -27,6 +30,7 @@ __all__ = [
     "NAME",
     "OPS",
     "differentiable_gradient",
+    "edge_log_partition",
     "log_partition",
     "reasons_against",
     "viterbi",
