@@ -20,7 +20,8 @@ def kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
 def forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and the messages for the backward."""
     kernel = edge_kernels.max_forward if semiring == "max" else edge_kernels.log_forward
-    kept, value = np.empty(kept_shape(p, keep)), np.empty(p.B)
+    # zeros, since nothing is kept of positions past a length
+    kept, value = np.zeros(kept_shape(p, keep)), np.empty(p.B)
     edge, sizes, positions = _arguments(p)
 
     def task(items: np.ndarray) -> None:
