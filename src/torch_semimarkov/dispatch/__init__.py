@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch_semimarkov.dispatch.edges import EDGE_OP, edge_log_partition
+from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
 from torch_semimarkov.dispatch.registry import (
     available_backends,
     register_backend,
@@ -15,6 +15,7 @@ __all__ = [
     "EDGE_OP",
     "Explanation",
     "available_backends",
+    "edge_composite",
     "edge_log_partition",
     "expectations",
     "explain_op",

@@ -14,6 +14,8 @@ from torch_semimarkov.potentials import EdgePotentials
 from torch_semimarkov.semirings import Semiring, as_semiring, by_name
 
 EDGE_OP = "edge_log_partition"
+# What only composite backends have: operators multiplied pair by pair, and two models side by side.
+EDGE_TREE_OP, EDGE_PAIR_OP = "edge_tree", "edge_pair"
 
 
 def edge_log_partition(
@@ -41,6 +43,21 @@ def edge_log_partition(
     if keep:
         return EdgeLogPartition.apply(p.edge, p.lengths, (compiled, name, dtype))
     return cast_to(dtype, compiled.edge_forward(p, name, False)[0])
+
+
+def edge_composite(
+    potentials: tuple[EdgePotentials, ...],
+    semiring: Semiring,
+    tree: bool,
+    backend: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The semiring total of canonical edge potentials, by a tree or of two models, of ``dtype``."""
+    op = EDGE_TREE_OP if tree else EDGE_PAIR_OP
+    chosen = cast(CompositeBackend, choose(op, potentials[0], semiring.name, backend))
+    edges, lengths = tuple(p.edge for p in potentials), potentials[0].lengths
+    value = chosen.edge_log_partition(edges, cast(Tensor, lengths), semiring, tree)
+    return value if dtype is None else value.to(dtype)
 
 
 class EdgeLogPartition(torch.autograd.Function):

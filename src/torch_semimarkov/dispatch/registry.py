@@ -46,9 +46,9 @@ class CompositeBackend(Backend, Protocol):
     """Plain torch, differentiable by autograd."""
 
     def log_partition(
-        self, potentials: Potentials, semiring: str, checkpoint_interval: int | None
+        self, potentials: Potentials, semiring: str | Semiring, checkpoint_interval: int | None
     ) -> Tensor:
-        """(B,) float64. The semiring total."""
+        """(B,) float64. The semiring total, or what the semiring makes of it."""
         ...
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
@@ -65,7 +65,13 @@ class CompositeBackend(Backend, Protocol):
         """Gradients of ``(weight * log_partition).sum()``, one a term, for further derivatives."""
         ...
 
-    def edge_log_partition(self, edge: Tensor, lengths: Tensor, semiring: Semiring) -> Tensor:
+    def edge_log_partition(
+        self,
+        edge: Tensor | tuple[Tensor, ...],
+        lengths: Tensor,
+        semiring: Semiring,
+        tree: bool = False,
+    ) -> Tensor:
         """The semiring total of explicit edges, differentiable to any order."""
         ...
 

@@ -122,6 +122,6 @@ def log_share(x: Tensor, total: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Returns:
         That logarithm, 0 where ``x`` is -inf, and a bool mask that is False there.
     """
-    alive = x.detach() > -torch.inf
+    alive = x.detach() != -torch.inf
     whole = torch.where(total == -torch.inf, 0.0, total).unsqueeze(dim)
     return torch.where(alive, x, 0.0) - torch.where(alive, whole, 0.0), alive

@@ -41,17 +41,6 @@ def edge_total(edge: Edges, lengths: Tensor, semiring: Semiring, tree: bool = Fa
     return (_tree if tree else _linear)(edges, lengths, semiring)
 
 
-def tree_bytes(shape: tuple[int, ...], semiring: Semiring) -> int:
-    """Bytes of the largest tensor that the tree makes for edges of this shape."""
-    B, T, K, C, _ = shape
-    pairs = (T + 1) // 2
-    numbers = 1
-    for size in semiring.components:
-        numbers *= size
-    products = numbers * numbers if semiring.name == "kmax" else numbers
-    return 8 * B * max(pairs * products * (K * C) ** 3, T * numbers * (K * C) ** 2)
-
-
 def _linear(edges: tuple[Tensor, ...], lengths: Tensor, semiring: Semiring) -> Tensor:
     """Walk along the boundaries; what starts at one is added to the K boundaries it can reach."""
     B, _, K, C, _ = edges[0].shape
