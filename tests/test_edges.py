@@ -217,7 +217,9 @@ def test_a_wrong_axis_is_one_clear_error():
 
 def test_all_misfits_are_named_at_once():
     edge = torch.zeros(2, 4, 2, 3, 3, dtype=torch.int64)
-    with pytest.raises(ShapeError, match=r"(?s)float64, got int64.*lengths must be \(B,\) = \(2,\)"):
+    with pytest.raises(
+        ShapeError, match=r"(?s)float64, got int64.*lengths must be \(B,\) = \(2,\)"
+    ):
         edge_log_partition(edge, torch.tensor([5]))
 
 

@@ -118,6 +118,15 @@ def test_the_entropy_is_that_of_enumeration(backend):
     assert_close("log_partition", FLOAT64, found, truth)
 
 
+def test_the_streaming_alternative_gives_the_same_without_an_edge_tensor(monkeypatch):
+    head = random_head(boundary_scores=True)
+    hidden, lengths, _ = random_batch()
+    truth = head.forward(hidden, lengths, semiring="entropy")["partition"]
+    monkeypatch.setattr(exact, "edge_potentials", None)
+    found = head.forward(hidden, lengths, "streaming", semiring="entropy")["partition"]
+    assert_close("log_partition", FLOAT64, found, truth)
+
+
 def test_the_best_three_scores_are_those_of_enumeration():
     head = random_head()
     hidden, lengths, _ = random_batch()
@@ -181,7 +190,7 @@ def test_an_explanation_shows_the_bytes_the_threshold_and_the_backend():
     assert found.edge_bytes == size
     text = str(found)
     assert text.startswith("semiring='entropy': exact path")
-    assert "streaming  has no semiring 'entropy', only log and max" in text
+    assert "streaming  not taken: it has kernels for log and max only" in text
     shape = (3, T, cases.K, 3, 3)
     assert f"edge tensor {shape} of {size:,} bytes fits under edge_memory_threshold" in text
     assert "edge_log_partition(semiring='entropy') on device=cpu, float64: reference" in text

@@ -13,7 +13,7 @@ from torch_semimarkov.functional.edges import edge_potentials
 from torch_semimarkov.functional.segment import checked_score, relative_to
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 from torch_semimarkov.segments import Segments
-from torch_semimarkov.semirings import Semiring, as_semiring
+from torch_semimarkov.semirings import KMaxSemiring, Semiring, as_semiring
 
 # What the streaming path has kernels for.
 STREAMING = ("log", "max")
@@ -45,7 +45,7 @@ class Route:
         fits = "fits" if self.edge_bytes <= self.threshold else "does not fit"
         streaming = "runs" if self.path == "streaming" else "not taken"
         if self.semiring not in STREAMING:
-            streaming = f"has no semiring {self.semiring!r}, only {' and '.join(STREAMING)}"
+            streaming = f"{streaming}: it has kernels for {' and '.join(STREAMING)} only"
         return "\n".join(
             [
                 f"semiring={self.semiring!r}: {self.path or 'no'} path",
@@ -136,8 +136,10 @@ def exact_log_prob(
 
 def _too_large(found: Route) -> str:
     remedy = 'use backend="streaming", which needs no edge tensor'
-    if found.semiring not in STREAMING:
-        remedy = f'{remedy}, with semiring="log" or "max"'
+    if found.semiring == KMaxSemiring.name:
+        remedy = f'{remedy}, with semiring="max"'
+    elif found.semiring not in STREAMING:
+        remedy = f"{remedy} and runs {found.semiring!r} on the slow reference backend"
     return (
         f"the exact path for semiring={found.semiring!r} needs an edge tensor (B, T, K, C, C) = "
         f"{found.edge_shape} of {found.edge_bytes:,} bytes, more than edge_memory_threshold = "

@@ -20,6 +20,7 @@ from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
     "COMPOSITE",
+    "COSTS",
     "NAME",
     "OPS",
     "SEMIRINGS",
@@ -38,6 +39,13 @@ NAME = "cpu"
 COMPOSITE = False
 OPS = ("log_partition", "viterbi", "edge_log_partition")
 SEMIRINGS = ("log", "max")
+# Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
+COSTS = {
+    "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
+    "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
+}
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
 GROUPS = 32
 # What stands for a term that is absent.
