@@ -31,47 +31,52 @@ B, T, C = 2, 7, 3
 
 HEAD = """# Backends
 
-This page is written by `scripts/write_backends_page.py` from the registry of backends; a test says when it is out of date, and
-another runs every row of the first table and compares the result with enumeration.
+This page is written by `scripts/write_backends_page.py` from the registry of backends; a test says
+when it is out of date, and another runs every row of the first table and compares the result with
+enumeration.
 
 Sizes: `B` sequences, `T` positions, `K` longest duration, `C` labels.
 
-A call without `backend=` runs on the first backend that has no reason against it, in the order {order}. A backend asked for by
-name runs, or raises with its reasons; it never makes way for another. `explain(...)` shows the reasons for a call,
-`SemiMarkovCRFHead.explain(...)` the path that it takes, and `torch-semimarkov info` those of this machine.
+A call without `backend=` runs on the first backend that has no reason against it, in the order
+{order}. A backend asked for by name runs, or raises with its reasons; it never makes way for
+another. `explain(...)` shows the reasons for a call, `SemiMarkovCRFHead.explain(...)` the path that
+it takes, and `torch-semimarkov info` those of this machine.
 """
 DISPATCH = """
 ## Which backend runs `log_partition`
 
-K = 1, K = 2 and boundary scores have no path of their own: one recurrence serves them all, and the choice depends on the device.
-A gradient is the second half of the same path: the backward kernel of a compiled backend, the combining pass of the reference.
+K = 1, K = 2 and boundary scores have no path of their own: one recurrence serves them all, and the
+choice depends on the device. A gradient is the second half of the same path: the backward kernel of
+a compiled backend, the combining pass of the reference.
 """
 SEMIRING = """
 ## Which backend runs which semiring
 
-`log_partition` takes the potentials of a model, `edge_log_partition` explicit edges `(B, N-1, K, C, C)`. What compares two
-models, `cross_entropy` and `kl_divergence`, runs in `SemiMarkov(semiring)` on the edges of both. The error of a call that cannot
-run has the reason.
+`log_partition` takes the potentials of a model, `edge_log_partition` explicit edges `(B, N-1, K, C,
+C)`. What compares two models, `cross_entropy` and `kl_divergence`, runs in `SemiMarkov(semiring)`
+on the edges of both. The error of a call that cannot run has the reason.
 """
 COST = """
 ## Time and memory
 
-For one sequence; a batch multiplies both. Memory is what comes on top of the inputs, of the result and of the gradients, which
-are as large as their inputs.
+For one sequence; a batch multiplies both. Memory is what comes on top of the inputs, of the result
+and of the gradients, which are as large as their inputs.
 """
 PATHS = """
 ## The two paths of the head
 
-`SemiMarkovCRFHead.forward(hidden, lengths, backend=..., semiring=...)` has two paths to the same number.
+`SemiMarkovCRFHead.forward(hidden, lengths, backend=..., semiring=...)` has two paths to the same
+number.
 
 | path | time | memory | takes |
 |---|---|---|---|
-| `streaming` | as `log_partition` above | as `log_partition` above | `log` and `max` in kernels; the others on the reference, for which a name is enough |
-| `exact` | as `edge_log_partition` above | the edge tensor, B T K C^2 numbers, and its gradient | every semiring of one model |
+| `streaming` | of `log_partition` | of `log_partition` | `log`, `max`; others on reference |
+| `exact` | of `edge_log_partition` | edges, B T K C^2, and their gradient | every semiring |
 
-`backend="auto"` takes `streaming` for `log` and `max`, and `exact` for the other semirings while the edge tensor has at most
-`edge_memory_threshold` bytes ({threshold:,} by default). Above that there is one error, with the bytes it would take.
-At T = 1000, K = 100, C = 24 in float32 the edge tensor of one sequence has {example:,} bytes.
+`backend="auto"` takes `streaming` for `log` and `max`, and `exact` for the other semirings while
+the edge tensor has at most `edge_memory_threshold` bytes ({threshold:,} by default). Above that
+there is one error, with the bytes it would take. At T = 1000, K = 100, C = 24 in float32 the edge
+tensor of one sequence has {example:,} bytes.
 """
 
 

@@ -46,7 +46,7 @@ DEVICES = [
 ]
 for_each_device = pytest.mark.parametrize("device", DEVICES)
 for_each_backend = pytest.mark.parametrize("asked", ["auto", *dispatch.available_backends()])
-for_each_K = pytest.mark.parametrize("K", DURATIONS)
+for_each_longest = pytest.mark.parametrize("K", DURATIONS)
 for_each_boundary = pytest.mark.parametrize("boundary", [False, True], ids=["plain", "boundary"])
 for_each_gradient = pytest.mark.parametrize("gradient", [False, True], ids=["value", "gradient"])
 
@@ -106,7 +106,7 @@ def expected(asked, device):
     return asked if FIRST[device] == asked else None
 
 
-@for_each_K
+@for_each_longest
 @for_each_device
 @for_each_gradient
 @for_each_boundary
@@ -128,7 +128,7 @@ def test_each_row_runs_on_its_backend_and_gives_the_oracles_result(
     judge(size, boundary, value, gradients, inputs)
 
 
-@for_each_K
+@for_each_longest
 @for_each_device
 @for_each_gradient
 @for_each_boundary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -109,10 +111,11 @@ def segment_scores(p: Potentials) -> Tensor:
     The end of the sequence is in it; -inf where the segment would end after that.
     """
     position = torch.arange(p.T, device=p.device)
-    inside = (position < p.lengths[:, None])[..., None]  # type: ignore[index]
+    lengths = cast(Tensor, p.lengths)[:, None]
+    inside = (position < lengths)[..., None]
     nothing = p.scores.new_zeros(p.C)
     end = nothing if p.end is None else p.end
-    last = (position == p.lengths[:, None] - 1)[..., None]  # type: ignore[index]
+    last = (position == lengths - 1)[..., None]
 
     def at_positions(x: Tensor | None) -> Tensor:
         return nothing.expand(p.B, p.T, p.C) if x is None else torch.where(inside, x, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def exact_log_partition(
     edge = edge_potentials(p)
     # where the product is not + but *, potentials are exponentials of scores
     edge = edge.exp() if algebra.neutral == 1.0 else edge
-    edges = EdgePotentials(edge, p.lengths + 1).canonical()  # type: ignore[operator]
+    edges = EdgePotentials(edge, cast(Tensor, p.lengths) + 1).canonical()
     return dispatch.edge_log_partition(edges, algebra, None, dtype)
 
 
