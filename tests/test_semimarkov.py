@@ -198,6 +198,18 @@ def test_marginals_are_differentiable_where_the_edges_are():
     )
 
 
+@for_each_scan
+@pytest.mark.parametrize("name", ["log", "std", "entropy", "cross_entropy", "kl_divergence"])
+def test_totals_are_differentiable_twice(name, scan):
+    edges, lengths = inputs_of(name, "longer than the sequences", forbid=0.0)
+    small = leaves_of(tuple(x[:1, :3, :2] for x in edges))
+
+    def value(*edges):
+        return total(name, edges, lengths[:1] - 1, scan, backend="reference")
+
+    assert torch.autograd.gradgradcheck(value, small)
+
+
 def test_marginals_run_in_inference_mode():
     with torch.inference_mode():
         edge, lengths = make_edges(SIZES["linear chain"])
@@ -257,6 +269,13 @@ def test_without_lengths_every_sequence_reaches_n():
     edge, _ = make_edges(SIZES["linear chain"])
     full = torch.full((2,), 6)
     assert torch.equal(SemiMarkov("entropy").sum(edge), SemiMarkov("entropy").sum(edge, full))
+
+
+def test_without_validation_a_nan_goes_through():
+    edge, lengths = make_edges(SIZES["linear chain"], forbid=0.0)
+    edge[0, 0] = torch.nan
+    value = SemiMarkov("entropy", validate_args=False).sum(edge, lengths)
+    assert value.isnan().tolist() == [True, False]
 
 
 def test_the_class_is_exported_with_its_semirings():

@@ -22,7 +22,7 @@ from factory import (
 from semimarkov_cases import K_BEST, PAIRS, from_paths, semiring_called
 from tolerances import assert_close
 
-from torch_semimarkov import log_partition
+from torch_semimarkov import explain, log_partition
 from torch_semimarkov.backends.reference.partition import composite
 from torch_semimarkov.errors import ShapeError, UnsupportedError
 from torch_semimarkov.functional.edge_totals import edge_total
@@ -190,6 +190,9 @@ def test_other_semirings_run_on_the_reference_without_being_asked():
     named = log_partition(**inputs, semiring="entropy")
     assert torch.equal(named, log_partition(**inputs, semiring=EntropySemiring()))
     assert log_partition(**inputs, semiring=KMaxSemiring(2)).shape == (2, SIZE.B)
+    for semiring in ("entropy", KMaxSemiring(2)):
+        found = explain(**inputs, semiring=semiring)
+        assert found.chosen == "reference" and "has no semiring" in found.reasons["cpu"][0]
 
 
 def test_a_backend_that_lacks_a_semiring_says_so():

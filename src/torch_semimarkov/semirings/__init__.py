@@ -24,6 +24,12 @@ SEMIRINGS: dict[str, type] = {
     "sampled": SampledSemiring,
 }
 
+# What the protocol asks for.
+_NEEDED = (
+    "name", "components", "arguments", "zero", "one", "neutral", "forbidden",
+    "lift", "lower", "times", "sum",
+)  # fmt: skip
+
 
 def by_name(name: str) -> Semiring:
     """The semiring called ``name``.
@@ -54,8 +60,7 @@ def as_semiring(semiring: str | type | Semiring) -> Semiring:
         return by_name(semiring)
     if isinstance(semiring, type) and semiring in SEMIRINGS.values():
         return by_name(semiring.name)
-    needed = ("name", "components", "arguments", "zero", "one", "lift", "lower", "times", "sum")
-    if isinstance(semiring, type) or not all(hasattr(semiring, name) for name in needed):
+    if isinstance(semiring, type) or not all(hasattr(semiring, name) for name in _NEEDED):
         raise UnsupportedError(
             f"semiring must be a name in {sorted(SEMIRINGS)} or a semiring, got {semiring!r}"
         )
