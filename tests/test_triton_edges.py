@@ -64,8 +64,10 @@ def test_values_and_gradients_are_those_of_the_reference(size, dtype, semiring):
 @runs
 def test_sources_and_durations_are_taken_in_several_tiles(monkeypatch):
     monkeypatch.setattr(edges, "TILE", 64)
+    monkeypatch.setattr(edges, "TILE_BACK", 32)
     edge, lengths = make_edges((2, 12, 5, 9, (13, 7)))
-    assert edges._tile(EdgePotentials(edge)) == (1, 16, 4)
+    assert edges.tile_sizes(EdgePotentials(edge), edges.TILE) == (1, 16, 4)
+    assert edges.tile_sizes(EdgePotentials(edge), edges.TILE_BACK) == (1, 16, 2)
     for semiring in ("log", "max"):
         value, gradient = run(edge, lengths, semiring)
         leaf = edge.clone().requires_grad_()
@@ -132,12 +134,15 @@ def test_every_kernel_compiles_without_a_gpu(monkeypatch, target, name, kind, C)
     from triton.compiler import ASTSource
 
     kernel = getattr(edges, name)
-    BD, BC, BS = edges._tile(EdgePotentials(torch.empty(1, 100, 100, C, C, device="meta")))
+    lanes = edges.TILE if name.endswith("scan") else edges.TILE_BACK
+    p = EdgePotentials(torch.empty(1, 100, 100, C, C, device="meta"))
+    BD, BC, BS = edges.tile_sizes(p, lanes)
     sizes = {"BD": BD, "BC": BC, "BS": BS}
     constants = {x: size for x, size in sizes.items() if x in kernel.arg_names}
     types = [x.replace("*f", f"*{kind}") if x == "*f" else x for x in KERNELS[name]]
     signature = dict(zip(kernel.arg_names, types, strict=False))
     signature.update(dict.fromkeys(constants, "constexpr"))
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]))
+    options = {"num_warps": edges.WARPS}
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
     assert compiled.metadata.shared <= 64 * 1024

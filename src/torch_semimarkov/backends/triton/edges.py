@@ -20,8 +20,9 @@ from torch import Tensor
 from torch_semimarkov.potentials import EdgePotentials
 
 NEGATIVE = tl.constexpr(float("-inf"))
-# Lanes of a tile, and durations in it at most.
-TILE, MOST_DURATIONS = 4096, 8
+# Lanes of a tile, there and back, the warps that share it, and durations in it at most: what keeps
+# every kernel within its registers.
+TILE, TILE_BACK, WARPS, MOST_DURATIONS = 4096, 2048, 8, 8
 
 
 @triton.jit
@@ -77,7 +78,8 @@ def edge_log_scan(
     p_lengths: (B,) int64 positions. p_rows: (B, T + 1, C + 1) float64. p_total: (B,) float64.
     """
     b = tl.program_id(0).to(tl.int64)
-    lanes, kind = tl.arange(0, BC), p_edge.dtype.element_ty
+    lanes = tl.arange(0, BC)
+    kind: tl.constexpr = p_edge.dtype.element_ty
     L, rows, norm = tl.load(p_lengths + b), p_rows + b * (T + 1) * (C + 1), tl.zeros((), tl.float64)
     alpha = tl.where(lanes < C, tl.zeros((BC,), tl.float64), NEGATIVE)
     tl.store(rows + lanes, alpha, mask=lanes < C)
@@ -165,7 +167,7 @@ def shares(p_edge, rows, mass, b, s, L, d, c, source, mask, T, K, C, kind: tl.co
     rest = (alpha - (tl.where(alive, end, 0.0) + norm)).to(kind)
     share = tl.exp(tl.where(alive, score + rest, NEGATIVE))
     weight = tl.load(mass + t * C + c, mask=m_t & (c < C), other=0.0)
-    return share.to(tl.float64) * weight, place
+    return share * weight.to(kind), place
 
 
 @triton.jit(do_not_specialize=["T", "K"])
@@ -178,7 +180,8 @@ def edge_pull(
     p_mass: (B, T + 1, C) float64, room. p_grad: like p_edge and full of 0.
     """
     b = tl.program_id(0).to(tl.int64)
-    lanes, kind = tl.arange(0, BC), p_edge.dtype.element_ty
+    lanes = tl.arange(0, BC)
+    kind: tl.constexpr = p_edge.dtype.element_ty
     L, rows = tl.load(p_lengths + b), p_rows + b * (T + 1) * (C + 1)
     mass = p_mass + b * (T + 1) * C
     last = tl.load(rows + L * (C + 1) + lanes, mask=lanes < C, other=NEGATIVE)
@@ -197,8 +200,8 @@ def edge_pull(
                 share, place = shares(
                     p_edge, rows, mass, b, s, L, d, c, source, mask, T, K, C, kind
                 )
-                tl.store(p_grad + place, share.to(kind), mask=mask & (s + 1 + d <= L))
-                before += tl.sum(tl.sum(share, axis=1), axis=0)
+                tl.store(p_grad + place, share, mask=mask & (s + 1 + d <= L))
+                before += tl.sum(tl.sum(share, axis=1), axis=0).to(tl.float64)
             o_s = first_source + tl.arange(0, BS)
             tl.store(mass + s * C + o_s, before, mask=o_s < C)
         # other threads take of this mass at the next position
@@ -250,8 +253,9 @@ def forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tenso
     rows = torch.zeros(kept_shape(p, keep), dtype=torch.float64, device=p.device)
     value = torch.empty(p.B, dtype=torch.float64, device=p.device)
     kernel = edge_max_scan if semiring == "max" else edge_log_scan
-    BD, BC, BS = _tile(p)
-    kernel[(p.B,)](p.edge.detach(), _positions(p), rows, value, p.T, p.K, p.C, BD, BC, BS)
+    BD, BC, BS = tile_sizes(p, TILE)
+    edge, sizes = p.edge.detach(), (p.T, p.K, p.C)
+    kernel[(p.B,)](edge, _positions(p), rows, value, *sizes, BD, BC, BS, num_warps=WARPS)
     return value, rows
 
 
@@ -259,12 +263,14 @@ def backward(p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor) -> 
     """Gradient of ``(weight * value).sum()``, in the type of the edges."""
     edge, found = p.edge.detach(), torch.zeros_like(p.edge)
     weight, sizes = weight.to(torch.float64).contiguous(), (p.T, p.K, p.C)
-    BD, BC, BS = _tile(p)
+    BD, BC, BS = tile_sizes(p, TILE_BACK)
     if semiring == "max":
         edge_trace[(p.B,)](edge, _positions(p), kept, weight, found, *sizes, BD, BC)
         return found
     mass = kept.new_empty(p.B, p.T + 1, p.C)
-    edge_pull[(p.B,)](edge, _positions(p), kept, weight, mass, found, *sizes, BD, BC, BS)
+    edge_pull[(p.B,)](
+        edge, _positions(p), kept, weight, mass, found, *sizes, BD, BC, BS, num_warps=WARPS
+    )
     return found
 
 
@@ -273,9 +279,9 @@ def _positions(p: EdgePotentials) -> Tensor:
     return p.lengths - 1  # type: ignore[operator]
 
 
-def _tile(p: EdgePotentials) -> tuple[int, int, int]:
-    """Durations, destinations and sources of a tile."""
+def tile_sizes(p: EdgePotentials, lanes: int) -> tuple[int, int, int]:
+    """Durations, destinations and sources of a tile of so many lanes."""
     BC = triton.next_power_of_2(p.C)
-    BS = max(1, min(BC, TILE // BC))
-    durations = min(MOST_DURATIONS, max(1, TILE // (BC * BS)), triton.next_power_of_2(p.K))
+    BS = max(1, min(BC, lanes // BC))
+    durations = min(MOST_DURATIONS, max(1, lanes // (BC * BS)), triton.next_power_of_2(p.K))
     return durations, BC, BS
