@@ -93,7 +93,7 @@ def test_edges_past_a_length_have_no_effect_whatever_they_hold(name, scan):
     edges, lengths = inputs_of(name, "none reaches N")
     clean = leaves_of(edges)
     spoiled = leaves_of(tuple(spoil_padding(x, lengths) for x in edges))
-    values = total(name, clean, lengths, scan), total(name, spoiled, lengths, scan)
+    values = [total(name, x, lengths, scan, backend="reference") for x in (clean, spoiled)]
     assert torch.equal(*values)
     for left, right in zip(gradient(values[0], clean), gradient(values[1], spoiled), strict=True):
         assert torch.equal(left, right)

@@ -232,6 +232,8 @@ def test_what_q_forbids_costs_infinitely_much_where_p_allows_it_and_nothing_wher
     forbidden = semiring.lift(torch.tensor([0.0, -inf], dtype=torch.float64), q)
     assert semiring.lower(semiring.sum(allowed, -1)).item() == inf
     assert semiring.lower(semiring.sum(forbidden, -1)).item() == 0.0
+    assert semiring.lower(allowed).tolist() == [0.0, inf]
+    assert semiring.lower(forbidden).tolist() == [0.0, 0.0]
 
 
 class _PlainEntropy(EntropySemiring):
