@@ -52,9 +52,9 @@ a compiled backend, the combining pass of the reference.
 SEMIRING = """
 ## Which backend runs which semiring
 
-`log_partition` takes the potentials of a model, `edge_log_partition` explicit edges `(B, N-1, K, C,
-C)`. What compares two models, `cross_entropy` and `kl_divergence`, runs in `SemiMarkov(semiring)`
-on the edges of both. The error of a call that cannot run has the reason.
+`log_partition` takes the potentials of a model, `edge_log_partition` explicit edges of shape
+`(B, N-1, K, C, C)`. What compares two models, `cross_entropy` and `kl_divergence`, runs in
+`SemiMarkov(semiring)` on the edges of both. The error of a call that cannot run has the reason.
 """
 COST = """
 ## Time and memory

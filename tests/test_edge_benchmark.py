@@ -1,4 +1,4 @@
-"""The benchmark of explicit edges: compared before timed, memory in a new process, rows in a CSV."""
+"""The benchmark of explicit edges: compared before timed; memory in a new process; rows."""
 
 import csv
 import sys

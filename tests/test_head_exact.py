@@ -118,12 +118,15 @@ def test_the_entropy_is_that_of_enumeration(backend):
     assert_close("log_partition", FLOAT64, found, truth)
 
 
-def test_the_streaming_alternative_gives_the_same_without_an_edge_tensor(monkeypatch):
+@pytest.mark.parametrize(
+    "semiring", ["entropy", "std", semirings.KMaxSemiring(2)], ids=["entropy", "std", "kmax"]
+)
+def test_the_streaming_alternative_gives_the_same_without_an_edge_tensor(monkeypatch, semiring):
     head = random_head(boundary_scores=True)
     hidden, lengths, _ = random_batch()
-    truth = head.forward(hidden, lengths, semiring="entropy")["partition"]
+    truth = head.forward(hidden, lengths, semiring=semiring)["partition"]
     monkeypatch.setattr(exact, "edge_potentials", None)
-    found = head.forward(hidden, lengths, "streaming", semiring="entropy")["partition"]
+    found = head.forward(hidden, lengths, "streaming", semiring=semiring)["partition"]
     assert_close("log_partition", FLOAT64, found, truth)
 
 

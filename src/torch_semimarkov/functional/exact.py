@@ -14,7 +14,7 @@ from torch_semimarkov.functional.edges import edge_potentials
 from torch_semimarkov.functional.segment import checked_score, relative_to
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 from torch_semimarkov.segments import Segments
-from torch_semimarkov.semirings import KMaxSemiring, Semiring, as_semiring
+from torch_semimarkov.semirings import Semiring, as_semiring
 
 # What the streaming path has kernels for.
 STREAMING = ("log", "max")
@@ -137,9 +137,7 @@ def exact_log_prob(
 
 def _too_large(found: Route) -> str:
     remedy = 'use backend="streaming", which needs no edge tensor'
-    if found.semiring == KMaxSemiring.name:
-        remedy = f'{remedy}, with semiring="max"'
-    elif found.semiring not in STREAMING:
+    if found.semiring not in STREAMING:
         remedy = f"{remedy} and runs {found.semiring!r} on the slow reference backend"
     return (
         f"the exact path for semiring={found.semiring!r} needs an edge tensor (B, T, K, C, C) = "

@@ -14,7 +14,7 @@ from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.functional.exact import Route, exact_log_partition, exact_log_prob, route
 from torch_semimarkov.functional.inputs import gather, result_dtype
 from torch_semimarkov.segments import Segments
-from torch_semimarkov.semirings import Semiring
+from torch_semimarkov.semirings import Semiring, as_semiring
 
 
 def route_of(
@@ -31,8 +31,12 @@ def total_of(
     p = gather(**terms)
     found = route(p, semiring, backend, threshold)
     if found.path == "streaming":
+        algebra = as_semiring(semiring)
+        if algebra.neutral == 1.0:  # where the product is not + but *, terms are exponentials
+            p = p.map_terms(torch.exp)
+            terms = {**terms, **dict(p.terms())}
         return functional.log_partition(
-            **terms, semiring=found.semiring, backend=streaming_backend(backend)
+            **terms, semiring=algebra, backend=streaming_backend(backend)
         )
     return exact_log_partition(p, semiring, threshold, result_dtype(terms["scores"]))
 
