@@ -325,7 +325,7 @@ def test_every_backend_name_gives_the_same(call):
 
 
 @for_each_call
-@pytest.mark.parametrize("name", ["exact", "tritn"])
+@pytest.mark.parametrize("name", ["edges", "tritn"])
 def test_a_backend_that_is_not_there_is_an_error_that_lists_those_that_are(call, name):
     with pytest.raises(UnsupportedError, match=f"'reference'.*got '{name}'"):
         call(random_head(), random_batch(), backend=name)

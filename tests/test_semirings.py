@@ -8,12 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_semimarkov.errors import UnsupportedError
-from torch_semimarkov.semirings import SEMIRINGS, by_name
+from torch_semimarkov.semirings import (
+    SEMIRINGS,
+    EntropySemiring,
+    KMaxSemiring,
+    as_semiring,
+    by_name,
+)
 
 numbers = st.one_of(st.floats(-50, 50, allow_subnormal=False), st.just(-math.inf))
 lists = st.lists(numbers, min_size=1, max_size=6)
-for_each_semiring = pytest.mark.parametrize("semiring", [by_name(name) for name in SEMIRINGS],
-                                            ids=list(SEMIRINGS))  # fmt: skip
+# Those whose elements are scores in nats and whose product is +.
+OF_SCORES = ("log", "max", "sampled")
+for_each_semiring = pytest.mark.parametrize("semiring", [by_name(name) for name in OF_SCORES],
+                                            ids=OF_SCORES)  # fmt: skip
 
 
 def add(semiring, *values):
@@ -105,10 +113,36 @@ def test_the_max_gives_its_gradient_to_the_first_of_equals():
 
 
 def test_each_semiring_knows_its_own_name():
-    assert {name: by_name(name).name for name in SEMIRINGS} == {name: name for name in SEMIRINGS}
-    assert {"log", "max"} <= set(SEMIRINGS)
+    assert {name: semiring.name for name, semiring in SEMIRINGS.items()} == {
+        name: name for name in SEMIRINGS
+    }
+    assert all(by_name(name).name == name for name in SEMIRINGS if name != "kmax")
+    assert len(SEMIRINGS) == 8
 
 
 def test_an_unknown_semiring_is_an_error_that_lists_the_known():
-    with pytest.raises(UnsupportedError, match=r"\['log', 'max'.*\], got 'tropical'"):
+    with pytest.raises(UnsupportedError, match=r"\[.*'log', 'max'.*\], got 'tropical'"):
         by_name("tropical")
+
+
+def test_a_semiring_may_be_given_by_name_class_or_itself():
+    for semiring in ("entropy", EntropySemiring, EntropySemiring()):
+        assert isinstance(as_semiring(semiring), EntropySemiring)
+
+
+@pytest.mark.parametrize("semiring", ["kmax", KMaxSemiring])
+def test_kmax_by_name_asks_for_its_k(semiring):
+    with pytest.raises(UnsupportedError, match=r"pass KMaxSemiring\(k\)"):
+        as_semiring(semiring)
+
+
+@pytest.mark.parametrize("semiring", [None, 3, int, object()])
+def test_what_is_no_semiring_is_refused(semiring):
+    with pytest.raises(UnsupportedError, match=r"must be a name in .* or a semiring, got"):
+        as_semiring(semiring)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, True, "2"])
+def test_a_k_that_is_no_whole_number_from_1_is_refused(k):
+    with pytest.raises(UnsupportedError, match="k must be a whole number >= 1, got"):
+        KMaxSemiring(k)

@@ -14,6 +14,7 @@ _HOMES = {
     "Marginals": "functional",
     "Segment": "segments",
     "Segments": "segments",
+    "SemiMarkov": "semimarkov",
     "SemiMarkovCRFHead": "nn",
     "ViterbiResult": "functional",
     "available_backends": "dispatch",
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     )
     from torch_semimarkov.nn import SemiMarkovCRFHead
     from torch_semimarkov.segments import Segment, Segments
+    from torch_semimarkov.semimarkov import SemiMarkov
     from torch_semimarkov.streaming import semi_crf_streaming_forward
 
 __all__ = [
     "Marginals",
     "Segment",
     "Segments",
+    "SemiMarkov",
     "SemiMarkovCRFHead",
     "ViterbiResult",
     "__version__",

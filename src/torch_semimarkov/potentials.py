@@ -222,6 +222,119 @@ class Potentials:
         ]
 
 
+@dataclass(frozen=True, eq=False)
+class EdgePotentials:
+    """The score of every possible segment and of the label before it, one number for each.
+
+    Args:
+        edge: (B, N-1, K, C, C) float, ``edge[b, start, d-1, destination, source]``: what a segment
+            of d positions from ``start`` on, labelled ``destination``, adds after one labelled
+            ``source``, in nats; -inf forbids. The first segment may come after any source.
+        lengths: (B,) int, 1 <= lengths <= N: positions plus one, as pytorch-struct counts; default
+            N. Edges past a length have no effect.
+
+    Sizes: B sequences, N-1 = T positions, K longest duration, C labels.
+    """
+
+    edge: Tensor
+    lengths: Tensor | None = None
+
+    @property
+    def B(self) -> int:
+        """Sequences in the batch."""
+        return self.edge.shape[0]
+
+    @property
+    def T(self) -> int:
+        """Positions, padding included."""
+        return self.edge.shape[1]
+
+    @property
+    def K(self) -> int:
+        """Longest duration."""
+        return self.edge.shape[2]
+
+    @property
+    def C(self) -> int:
+        """Labels."""
+        return self.edge.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the edges live."""
+        return self.edge.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The type of the edges, at least float32."""
+        return torch.promote_types(self.edge.dtype, torch.float32)
+
+    def check(self) -> EdgePotentials:
+        """Check shapes and dtypes; report every misfit at once.
+
+        Raises:
+            ShapeError: with one line for each argument that does not fit.
+        """
+        edge, problems = self.edge, []
+        if edge.dtype not in _DTYPES:
+            kind = str(edge.dtype)[6:]
+            problems.append(f"edge must be float16, bfloat16, float32 or float64, got {kind}")
+        if edge.dim() != 5 or 0 in edge.shape or edge.shape[3] != edge.shape[4]:
+            wanted = "(B, N-1, K, C, C), destination before source, every size at least 1"
+            problems.append(f"edge must be {wanted}, got {tuple(edge.shape)}")
+        elif self.lengths is not None and (
+            problem := lengths_problem(self.lengths, self.B, self.T + 1)
+        ):
+            problems.append(problem)
+        raise_all(ShapeError, "edge potentials do not fit together", problems)
+        return self
+
+    def check_lengths(self) -> EdgePotentials:
+        """Check the range of ``lengths``; synchronises a GPU.
+
+        Raises:
+            ShapeError: lengths outside 1..N.
+        """
+        N, lengths = self.T + 1, [] if self.lengths is None else self.lengths.tolist()
+        if lengths and not 1 <= min(lengths) <= max(lengths) <= N:
+            raise ShapeError(
+                f"lengths must be in 1..N = 1..{N}, the positions of each sequence plus one (edge "
+                f"has N-1 = {self.T}), got {lengths}"
+            )
+        return self
+
+    def check_values(self) -> EdgePotentials:
+        """Look for NaN and +inf among the edges of every sequence; synchronises a GPU.
+
+        Raises:
+            ShapeError: naming the first such edge that lies inside its sequence.
+        """
+        edge, lengths = self.edge.detach(), self.canonical_lengths().tolist()
+        for b, length in enumerate(lengths):
+            for start in range(length - 1):
+                here = edge[b, start, : length - 1 - start]
+                bad = (here.isnan() | (here == torch.inf)).nonzero()
+                if len(bad):
+                    d, destination, source = bad[0].tolist()
+                    raise ShapeError(
+                        f"edge must hold numbers or -inf, got {float(here[d, destination, source])}"
+                        f" at sequence {b}, start {start}, duration {d + 1}, destination "
+                        f"{destination}, source {source}"
+                    )
+        return self
+
+    def canonical_lengths(self) -> Tensor:
+        """(B,) int64 on the device of the edges."""
+        if self.lengths is None:
+            return torch.full((self.B,), self.T + 1, device=self.device)
+        return self.lengths.to(device=self.device, dtype=torch.int64).contiguous()
+
+    def canonical(self) -> EdgePotentials:
+        """Contiguous float32 or float64 edges, themselves if they are that, and int64 lengths."""
+        edge = self.edge.to(self.compute_dtype).contiguous()
+        return EdgePotentials(edge, self.canonical_lengths())
+
+
 def _is_plain(x: Tensor, dtype: torch.dtype, device: torch.device) -> bool:
     return x.dtype == dtype and x.device == device and x.is_contiguous()
 

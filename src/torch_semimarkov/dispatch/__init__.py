@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
 from torch_semimarkov.dispatch.registry import (
     available_backends,
     register_backend,
@@ -11,8 +12,11 @@ from torch_semimarkov.dispatch.run import expectations, log_partition, looks_cle
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
+    "EDGE_OP",
     "Explanation",
     "available_backends",
+    "edge_composite",
+    "edge_log_partition",
     "expectations",
     "explain_op",
     "leave_out",

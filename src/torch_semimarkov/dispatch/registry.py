@@ -13,8 +13,9 @@ from torch import Tensor
 
 from torch_semimarkov.collector import paused_collector
 from torch_semimarkov.errors import UnsupportedError
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import EdgePotentials, Potentials
 from torch_semimarkov.segments import Segments
+from torch_semimarkov.semirings import Semiring
 
 _MODULES: dict[str, str] = {
     "cpu": "torch_semimarkov.backends.cpu",
@@ -34,7 +35,9 @@ class Backend(Protocol):
     NAME: str
     COMPOSITE: bool
 
-    def reasons_against(self, op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+    def reasons_against(
+        self, op: str, potentials: Potentials | EdgePotentials, semiring: str = "log"
+    ) -> list[str]:
         """Why this backend cannot run ``op``; empty if it can."""
         ...
 
@@ -43,9 +46,9 @@ class CompositeBackend(Backend, Protocol):
     """Plain torch, differentiable by autograd."""
 
     def log_partition(
-        self, potentials: Potentials, semiring: str, checkpoint_interval: int | None
+        self, potentials: Potentials, semiring: str | Semiring, checkpoint_interval: int | None
     ) -> Tensor:
-        """(B,) float64. The semiring total."""
+        """(B,) float64. The semiring total, or what the semiring makes of it."""
         ...
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
@@ -60,6 +63,16 @@ class CompositeBackend(Backend, Protocol):
         checkpoint_interval: int | None,
     ) -> list[Tensor | None]:
         """Gradients of ``(weight * log_partition).sum()``, one a term, for further derivatives."""
+        ...
+
+    def edge_log_partition(
+        self,
+        edge: Tensor | tuple[Tensor, ...],
+        lengths: Tensor,
+        semiring: Semiring,
+        tree: bool = False,
+    ) -> Tensor:
+        """The semiring total of explicit edges, differentiable to any order."""
         ...
 
 
@@ -86,6 +99,20 @@ class CompiledBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+        ...
+
+    def edge_kept_shape(self, p: EdgePotentials, keep: bool) -> tuple[int, ...]:
+        """Shape of the float64 messages that the forward over edges keeps for the backward."""
+        ...
+
+    def edge_forward(self, p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
+        """The total (B,) float64 of explicit edges, and the kept messages."""
+        ...
+
+    def edge_backward(
+        self, p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
         ...
 
 

@@ -20,6 +20,7 @@ from torch_semimarkov.dispatch.registry import (
 from torch_semimarkov.dispatch.select import choose
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
+from torch_semimarkov.semirings import Semiring
 
 
 def looks_clean(p: Potentials) -> bool:
@@ -35,13 +36,17 @@ def looks_clean(p: Potentials) -> bool:
 
 def log_partition(
     p: Potentials,
-    semiring: str = "log",
+    semiring: str | Semiring = "log",
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """(B,) float64, or of ``dtype``. The semiring total of canonical potentials."""
-    chosen = choose("log_partition", p, semiring, backend)
+    """(B,) float64, or of ``dtype``. The semiring total of canonical potentials.
+
+    A composite backend gives what the semiring is made for, as (k, B) of KMax.
+    """
+    name = semiring if isinstance(semiring, str) else semiring.name
+    chosen = choose("log_partition", p, name, backend)
     if chosen.COMPOSITE:
         value = cast(CompositeBackend, chosen).log_partition(p, semiring, checkpoint_interval)
         return value if dtype is None else value.to(dtype)
@@ -50,14 +55,14 @@ def log_partition(
     if not direct.unwatched(tensors):
         from torch_semimarkov.dispatch.library import log_partition_op
 
-        value, _ = log_partition_op(*tensors, semiring, chosen.NAME, keep, checkpoint_interval)
+        value, _ = log_partition_op(*tensors, name, chosen.NAME, keep, checkpoint_interval)
         return value if dtype is None else value.to(dtype)
     dtype = dtype or torch.float64
     if keep:
-        options = p, chosen, semiring, checkpoint_interval, dtype
+        options = p, chosen, name, checkpoint_interval, dtype
         return direct.LogPartition.apply(*tensors, options)
     compiled = cast(CompiledBackend, chosen)
-    return direct.cast_to(dtype, compiled.forward(p, semiring, False, checkpoint_interval)[0])
+    return direct.cast_to(dtype, compiled.forward(p, name, False, checkpoint_interval)[0])
 
 
 def viterbi(

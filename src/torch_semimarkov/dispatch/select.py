@@ -15,7 +15,9 @@ from torch_semimarkov.dispatch.registry import (
     why_missing,
 )
 from torch_semimarkov.errors import UnsupportedError, raise_all
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import EdgePotentials, Potentials
+
+_Any = Potentials | EdgePotentials
 
 # Plain thread-local attributes: torch.compile can read them and compiles anew when they change,
 # which it does neither for a ContextVar nor for class attributes of a subclass.
@@ -89,7 +91,7 @@ def leave_out(name: str, reason: str) -> Iterator[None]:
         _here.left_out = before
 
 
-def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = None) -> Backend:
+def choose(op: str, p: _Any, semiring: str = "log", backend: str | None = None) -> Backend:
     """The backend that runs ``op``.
 
     Raises:
@@ -106,9 +108,7 @@ def choose(op: str, p: Potentials, semiring: str = "log", backend: str | None = 
     raise UnsupportedError(f"no backend for {found.call}")
 
 
-def explain_op(
-    op: str, p: Potentials, semiring: str = "log", backend: str | None = None
-) -> Explanation:
+def explain_op(op: str, p: _Any, semiring: str = "log", backend: str | None = None) -> Explanation:
     """The choice of backend for ``op`` with its reasons, without running anything."""
     asked, names = _candidates(backend)
     reasons = {name: _reasons(name, op, p, semiring, asked is not None) for name in names}
@@ -124,7 +124,7 @@ def _candidates(backend: str | None) -> tuple[str | None, tuple[str, ...]]:
     return asked, available_backends() if asked is None else (asked,)
 
 
-def _reasons(name: str, op: str, p: Potentials, semiring: str, asked: bool) -> list[str]:
+def _reasons(name: str, op: str, p: _Any, semiring: str, asked: bool) -> list[str]:
     if not asked and name in _left_out():
         return [f"left out by {_left_out()[name]}"]
     missing = why_missing(name)

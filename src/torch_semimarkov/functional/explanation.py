@@ -6,6 +6,7 @@ from torch import Tensor
 
 from torch_semimarkov import dispatch
 from torch_semimarkov.functional.inputs import gather
+from torch_semimarkov.semirings import Semiring, as_semiring
 
 
 def explain(
@@ -18,7 +19,7 @@ def explain(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
-    semiring: str = "log",
+    semiring: str | Semiring = "log",
     backend: str | None = None,
     op: str = "log_partition",
 ) -> dispatch.Explanation:
@@ -45,4 +46,5 @@ def explain(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=False,
     )  # fmt: skip
-    return dispatch.explain_op(op, p, semiring, backend)
+    name = semiring if isinstance(semiring, str) else as_semiring(semiring).name
+    return dispatch.explain_op(op, p, name, backend)

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.functional.inputs import check_interval, gather, needs_grad, result_dtype
+from torch_semimarkov.errors import ShapeError, raise_all
+from torch_semimarkov.functional.inputs import (
+    check_interval,
+    gather,
+    needs_grad,
+    result_dtype,
+    wants_validation,
+)
 from torch_semimarkov.functional.score import score_of
 from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.semirings import Semiring, as_semiring
 
 
 def log_partition(
@@ -21,7 +29,7 @@ def log_partition(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
-    semiring: str = "log",
+    semiring: str | Semiring = "log",
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     validate_args: bool | None = None,
@@ -38,7 +46,9 @@ def log_partition(
         end: (C,) float. Added for the last label; default zeros.
         start_scores: (B, T, C) float. Added at the first position of a segment; default zeros.
         end_scores: (B, T, C) float. Added at the last position of a segment; default zeros.
-        semiring: "log" for the log partition, "max" for the score of the best segmentation.
+        semiring: "log" for the log partition, "max" for the score of the best segmentation, or
+            another of ``semirings``: "entropy" in nats, "sampled" whose gradient is a sample, "std"
+            whose terms are plain weights >= 0 and neutral at 1, or ``KMaxSemiring(k)`` itself.
         backend: a name from ``available_backends()``; default the first that can run the call.
         checkpoint_interval: keep for the backward only the state every so many positions, and
             run the forward between them once more; worth it from several K positions on. Default
@@ -47,6 +57,7 @@ def log_partition(
 
     Returns:
         (B,) in the type of the scores (half types: float32); -inf if no segmentation is possible.
+        (k, B) for KMax, best first.
 
     Raises:
         ShapeError: arguments that do not fit together; every misfit is named.
@@ -65,7 +76,10 @@ def log_partition(
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
-    if semiring == "max" and needs_grad(p):
+    name = semiring if isinstance(semiring, str) else as_semiring(semiring).name
+    if name == "std" and wants_validation(validate_args, p.device):
+        _refuse_negative(p)
+    if name == "max" and needs_grad(p):
         return _best_score(p, backend).to(result_dtype(scores))
     return dispatch.log_partition(p, semiring, backend, checkpoint_interval, result_dtype(scores))
 
@@ -77,3 +91,20 @@ def _best_score(p: Potentials, backend: str | None) -> Tensor:
     possible = best > -torch.inf
     filled = torch.where(possible, score_of(p, segments), 0.0)
     return torch.where(possible, filled, best)
+
+
+def _refuse_negative(p: Potentials) -> None:
+    inside = p.inside()[..., None]
+    negative = [
+        name
+        for name, term in p.terms()
+        if bool(((term < 0) & (inside if term.shape == p.scores.shape else True)).any())
+    ]
+    raise_all(
+        ShapeError,
+        "semiring 'std' takes weights >= 0, of which 0 forbids",
+        [
+            f"{name} holds negative numbers; exponentiate scores in nats, or use semiring 'log'"
+            for name in negative
+        ],
+    )

@@ -64,7 +64,7 @@ def segment_score(
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
     )  # fmt: skip
     checked = validate_args if validate_segments is None else validate_segments
-    return _checked_score(p, segments, checked).to(result_dtype(scores))
+    return checked_score(p, segments, checked).to(result_dtype(scores))
 
 
 def segment_log_prob(
@@ -111,13 +111,19 @@ def segment_log_prob(
     )  # fmt: skip
     check_interval(checkpoint_interval)
     checked = validate_args if validate_segments is None else validate_segments
-    score = _checked_score(p, segments, checked)
+    score = checked_score(p, segments, checked)
     total = dispatch.log_partition(p, "log", backend, checkpoint_interval)
+    return relative_to(total, score).to(result_dtype(scores))
+
+
+def relative_to(total: Tensor, score: Tensor) -> Tensor:
+    """Log-probabilities from scores and the log partition; -inf stays, and none is above 0."""
     log_prob = torch.where(score == -torch.inf, score, score - total)
-    return _without_rounding(log_prob, total).to(result_dtype(scores))
+    return _without_rounding(log_prob, total)
 
 
-def _checked_score(p: Potentials, segments: Segments, validate: bool | None) -> Tensor:
+def checked_score(p: Potentials, segments: Segments, validate: bool | None) -> Tensor:
+    """Scores of segmentations, which are looked at if ``validate`` says so."""
     if not isinstance(segments, Segments):
         raise ShapeError(f"segments must be Segments, got {type(segments).__name__}")
     checked = wants_validation(validate, p.device)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_semimarkov import functional
-from torch_semimarkov.dispatch import leave_out
 from torch_semimarkov.durations import DurationSource, create_duration_distribution
 from torch_semimarkov.errors import ConfigError, ShapeError
 from torch_semimarkov.functional import Marginals, ViterbiResult
+from torch_semimarkov.functional.exact import EDGE_MEMORY, STREAMING, Route
 from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.nn.checks import (
     inside_lengths,
@@ -22,7 +21,17 @@ from torch_semimarkov.nn.checks import (
     watch_gradient,
 )
 from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
+from torch_semimarkov.nn.routes import (
+    at_least_float32,
+    log_prob_of,
+    route_of,
+    streaming_backend,
+    total_of,
+    triton_or_not,
+    widest,
+)
 from torch_semimarkov.segments import Segments
+from torch_semimarkov.semirings import Semiring
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
 _PROJECTION = "check the projection's weights; lower the learning rate"
@@ -40,6 +49,7 @@ class SemiMarkovCRFHead(nn.Module):
             given (B, T, C) scores.
         init_scale: standard deviation of the initial transitions and learned durations, >= 0.
         duration_distribution: see :func:`torch_semimarkov.create_duration_distribution`.
+        edge_memory_threshold: bytes of the edge tensor from which on the exact path refuses.
         boundary_scores: also project the hidden states to scores of starting and ending a segment.
         allowed_transitions: (C, C) bool, [source, destination]; default all allowed.
         min_duration: shortest duration, one for all labels or one a label; default 1.
@@ -67,6 +77,7 @@ class SemiMarkovCRFHead(nn.Module):
         hidden_dim: int | None = None,
         init_scale: float = 0.1,
         duration_distribution: DurationSource = "learned",
+        edge_memory_threshold: float = EDGE_MEMORY,
         *,
         boundary_scores: bool = False,
         allowed_transitions: Tensor | Sequence[Sequence[bool]] | None = None,
@@ -77,9 +88,11 @@ class SemiMarkovCRFHead(nn.Module):
     ):
         super().__init__()
         _check_sizes(num_classes, max_duration, hidden_dim, boundary_scores)
+        if not edge_memory_threshold >= 0:
+            raise ConfigError(f"edge_memory_threshold must be >= 0, got {edge_memory_threshold}")
         C, K = num_classes, max_duration
         self.num_classes, self.max_duration, self.hidden_dim = C, K, hidden_dim
-        self.validate_args = validate_args
+        self.validate_args, self.edge_memory_threshold = validate_args, edge_memory_threshold
         self.durations = create_duration_distribution(
             duration_distribution, K, C, init_scale=init_scale, mean=duration_mean
         )
@@ -116,10 +129,10 @@ class SemiMarkovCRFHead(nn.Module):
         given = self.hidden_dim is None
         if checked:
             require_finite("hidden", hidden, _ENCODER, allow_forbidden=given)
-        terms: dict[str, Any] = {"scores": _at_least_float32(self.projection(hidden))}
+        terms: dict[str, Any] = {"scores": at_least_float32(self.projection(hidden))}
         if self.start_projection is not None and self.end_projection is not None:
-            terms["start_scores"] = _at_least_float32(self.start_projection(hidden))
-            terms["end_scores"] = _at_least_float32(self.end_projection(hidden))
+            terms["start_scores"] = at_least_float32(self.start_projection(hidden))
+            terms["end_scores"] = at_least_float32(self.end_projection(hidden))
         if checked and not given:
             for name, tensor in terms.items():
                 require_finite(f"{name} (after the projection)", tensor, _PROJECTION)
@@ -155,13 +168,16 @@ class SemiMarkovCRFHead(nn.Module):
         lengths: Tensor | None = None,
         backend: str = "auto",
         use_triton: bool = True,
+        semiring: str | Semiring = "log",
     ) -> dict[str, Tensor]:
         """The log partition and the prefix sums of the label scores.
 
         Args:
             hidden, lengths: as in :meth:`potentials`.
-            backend: "auto" or "streaming" for the automatic choice, or a backend's name.
+            backend: "auto": streaming for log and max, the edge tensor for other semirings;
+                "streaming" or "exact" asks for one of them; or a backend's name.
             use_triton: False leaves the Triton kernels out of the automatic choice.
+            semiring: "log", "max", or another of ``torch_semimarkov.semirings``, or its name.
 
         Returns:
             {"partition": (B,), "cum_scores": (B, T+1, C)}. Given scores that forbid by -inf leave
@@ -169,19 +185,40 @@ class SemiMarkovCRFHead(nn.Module):
 
         Raises:
             ShapeError, NumericsError: as :meth:`potentials`.
-            UnsupportedError: the backend asked for cannot run the call.
+            UnsupportedError: the backend asked for cannot run the call, or the edge tensor would be
+                larger than ``edge_memory_threshold``.
         """
         terms = self._checked(hidden, lengths)
-        with _triton(use_triton):
-            partition = functional.log_partition(**terms, backend=_backend(backend))
-        if self._validates(hidden):
+        with triton_or_not(use_triton):
+            partition = total_of(terms, semiring, backend, self.edge_memory_threshold)
+        if self._validates(hidden) and getattr(semiring, "name", semiring) in STREAMING:
             require_partition(partition)
         scores = terms["scores"]
-        sums = scores.cumsum(1, dtype=_wide(scores))
+        sums = scores.cumsum(1, dtype=widest(scores))
         return {
             "partition": partition,
             "cum_scores": nn.functional.pad(sums, (0, 0, 1, 0)).to(scores.dtype),
         }
+
+    def explain(
+        self,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        backend: str = "auto",
+        semiring: str | Semiring = "log",
+    ) -> Route:
+        """Which path and backend :meth:`forward` would take, and the bytes of the edge tensor.
+
+        Args:
+            hidden, lengths, backend, semiring: as in :meth:`forward`.
+
+        >>> head = SemiMarkovCRFHead(num_classes=2, max_duration=4)
+        >>> found = head.explain(torch.zeros(1, 6, 2), semiring="entropy")
+        >>> found.path, found.edge_bytes
+        ('exact', 384)
+        """
+        terms = self._checked(hidden, lengths)
+        return route_of(terms, semiring, backend, self.edge_memory_threshold)
 
     def compute_loss(
         self,
@@ -224,10 +261,9 @@ class SemiMarkovCRFHead(nn.Module):
         if labels is not None:
             segments = self._segments(labels, hidden, lengths, long_runs)
         checked = self._validates(hidden)
-        with _triton(use_triton):
-            loss = -functional.segment_log_prob(
-                segments, **terms, backend=_backend(backend), validate_segments=checked
-            )
+        with triton_or_not(use_triton):
+            threshold = self.edge_memory_threshold
+            loss = -log_prob_of(segments, terms, backend, threshold, checked)
         if checked:
             require_finite("the loss", loss, _GRADIENT)
         return loss if reduction == "none" else getattr(loss, reduction)()
@@ -249,9 +285,9 @@ class SemiMarkovCRFHead(nn.Module):
         Raises:
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
-        with torch.no_grad(), _triton(use_triton):
+        with torch.no_grad(), triton_or_not(use_triton):
             terms = self._checked(hidden, lengths)
-            return functional.viterbi(**terms, backend=_backend(backend))
+            return functional.viterbi(**terms, backend=streaming_backend(backend, "decode"))
 
     def decode_with_traceback(
         self,
@@ -281,9 +317,10 @@ class SemiMarkovCRFHead(nn.Module):
         Raises:
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
-        with _triton(use_triton):
+        with triton_or_not(use_triton):
             terms = self._checked(hidden, lengths)
-            found = functional.marginals(**terms, backend=_backend(backend))
+            on = streaming_backend(backend, "marginals")
+            found = functional.marginals(**terms, backend=on)
         if self._validates(hidden):
             require_partition(found.log_partition)
         return found
@@ -359,19 +396,3 @@ def _check_tensors(**arguments: object) -> None:
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
             raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def _backend(name: str) -> str | None:
-    return None if name in ("auto", "streaming") else name
-
-
-def _triton(use_triton: bool) -> AbstractContextManager[None]:
-    return nullcontext() if use_triton else leave_out("triton", "use_triton=False")

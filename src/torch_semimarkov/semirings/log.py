@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import torch
 from torch import Tensor
 
-from torch_semimarkov.semirings.base import live
+from torch_semimarkov.semirings.base import ScoreSemiring, log_sum
 
 
-class LogSemiring:
+class LogSemiring(ScoreSemiring):
     """(log-sum-exp, +) over scores in nats.
 
+    >>> import torch
     >>> LogSemiring().sum(torch.tensor([0.0, 0.0]), dim=0)
     tensor(0.6931)
     """
 
-    name: ClassVar[str] = "log"
-    zero: ClassVar[float] = -torch.inf
-    one: ClassVar[float] = 0.0
+    name = "log"
 
     def sum(self, x: Tensor, dim: int) -> Tensor:
         """Log of the sum of exponentials along ``dim``; -inf, with gradient 0, if all are -inf."""
-        safe, dead = live(x, dim)
-        return torch.where(dead.squeeze(dim), self.zero, torch.logsumexp(safe, dim))
+        return log_sum(x, dim)

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu import abreast_sweeps, gradient, partition, per_duration
+from torch_semimarkov.backends.cpu import (
+    abreast_sweeps,
+    edges,
+    gradient,
+    partition,
+    per_duration,
+)
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
@@ -19,14 +25,18 @@ from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.backends.cpu.viterbi import viterbi as decode
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
     "COMPOSITE",
+    "COSTS",
     "NAME",
     "OPS",
     "SEMIRINGS",
     "backward",
+    "edge_backward",
+    "edge_forward",
+    "edge_kept_shape",
     "forward",
     "kept_shape",
     "looks_clean",
@@ -36,8 +46,15 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi")
+OPS = ("log_partition", "viterbi", "edge_log_partition")
 SEMIRINGS = ("log", "max")
+# Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
+COSTS = {
+    "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
+    "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
+}
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
 GROUPS = 32
 # What stands for a term that is absent.
@@ -46,7 +63,9 @@ _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 _layout = lru_cache(maxsize=256)(layout_of)
 
 
-def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
+def reasons_against(
+    op: str, potentials: Potentials | EdgePotentials, semiring: str = "log"
+) -> list[str]:
     """Why this backend cannot run ``op``; empty if it can."""
     reasons = []
     if potentials.device.type != "cpu":
@@ -161,6 +180,9 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+
+
+edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 
 def _run(

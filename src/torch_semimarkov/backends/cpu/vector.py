@@ -317,24 +317,28 @@ def any_of(typing: Any, condition: Any) -> Any:
     return types.boolean(mask), emit
 
 
-@intrinsic
-def sum_of_lanes(typing: Any, x: Any) -> Any:
-    """The sum of eight lanes, by halves."""
+def _of_lanes(algebra: str, doc: str) -> Any:
+    @intrinsic
+    def reduce(typing: Any, x: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            (whole,) = args
+            for width in (4, 2, 1):
+                halves = [
+                    ir.Constant(ir.VectorType(INT, width), list(range(first, first + width)))
+                    for first in (0, width)
+                ]
+                parts = [builder.shuffle_vector(whole, whole, half) for half in halves]
+                whole = _plus(builder, algebra, *parts)
+            return builder.extract_element(whole, ir.Constant(INT, 0))
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (whole,) = args
-        for width in (4, 2, 1):
-            lower, upper = (
-                ir.Constant(ir.VectorType(INT, width), list(range(first, first + width)))
-                for first in (0, width)
-            )
-            whole = builder.fadd(
-                builder.shuffle_vector(whole, whole, lower),
-                builder.shuffle_vector(whole, whole, upper),
-            )
-        return builder.extract_element(whole, ir.Constant(INT, 0))
+        return types.float64(lanes), emit
 
-    return types.float64(lanes), emit
+    reduce.__doc__ = doc
+    return reduce
+
+
+sum_of_lanes = _of_lanes("linear", "The sum of eight lanes, by halves.")
+largest_of_lanes = _of_lanes("tropical", "The largest of eight lanes, by halves.")
 
 
 def _operator(combine: Any, compares: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch_semimarkov.backends.reference.edges import edge_log_partition
 from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
@@ -9,7 +10,17 @@ from torch_semimarkov.semirings import SEMIRINGS
 
 NAME = "reference"
 COMPOSITE = True
-OPS = ("log_partition", "viterbi")
+OPS = ("log_partition", "viterbi", "edge_log_partition", "edge_tree", "edge_pair")
+# Those that a semiring which compares two models can run on.
+_PAIR_OPS = ("edge_tree", "edge_pair")
+# Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
+COSTS = {
+    "log_partition": ("O(T (K C + C^2))", "O(T C + K C)", "O(T C + K C)"),
+    "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
+    "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
+    "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
+}
 
 
 def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
@@ -19,14 +30,18 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
+    elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
+        reasons.append(f"semiring {semiring!r} compares two sets of potentials, and gets one")
     return reasons
 
 
 __all__ = [
     "COMPOSITE",
+    "COSTS",
     "NAME",
     "OPS",
     "differentiable_gradient",
+    "edge_log_partition",
     "log_partition",
     "reasons_against",
     "viterbi",

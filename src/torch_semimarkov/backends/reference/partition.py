@@ -16,26 +16,37 @@ from torch import Tensor
 from torch_semimarkov.backends.reference.expectations import expectations
 from torch_semimarkov.backends.reference.scan import Messages, prepare, scan, total
 from torch_semimarkov.potentials import TERMS, Potentials
-from torch_semimarkov.semirings import Semiring, by_name
+from torch_semimarkov.semirings import Semiring, as_semiring, by_name
 
 
 def composite(
-    potentials: Potentials, semiring: Semiring, checkpoint_interval: int | None = None
+    potentials: Potentials,
+    semiring: Semiring,
+    checkpoint_interval: int | None = None,
+    other: Potentials | None = None,
 ) -> Tensor:
-    """(B,) float64. The semiring total, in plain torch."""
-    p = prepare(potentials)
-    return total(p, semiring, scan(p, semiring, checkpoint_interval).alpha)
+    """(B,) float64, or what the semiring's ``lower`` makes of the total, in plain torch.
+
+    ``other`` is the second model of a semiring that compares two of the same sizes.
+    """
+    models = (potentials,) if other is None else (potentials, other)
+    p, *rest = (prepare(model, semiring.neutral) for model in models)
+    messages = scan(p, semiring, checkpoint_interval, tuple(rest))
+    return semiring.lower(total(p, semiring, messages.alpha, *rest))
 
 
 def log_partition(
-    potentials: Potentials, semiring: str = "log", checkpoint_interval: int | None = None
+    potentials: Potentials,
+    semiring: str | Semiring = "log",
+    checkpoint_interval: int | None = None,
 ) -> Tensor:
     """(B,) float64. The semiring total, with a lean first derivative where there is one."""
-    lean = semiring == "log" and not potentials.per_duration and not _transformed()
+    algebra = as_semiring(semiring)
+    lean = algebra.name == "log" and not potentials.per_duration and not _transformed()
     if lean and torch.is_grad_enabled() and any(x.requires_grad for _, x in potentials.terms()):
         tensors = [getattr(potentials, name) for name in TERMS]
         return _LogPartition.apply(checkpoint_interval, potentials.lengths, *tensors)
-    return composite(potentials, by_name(semiring), checkpoint_interval)
+    return composite(potentials, algebra, checkpoint_interval)
 
 
 class _LogPartition(torch.autograd.Function):

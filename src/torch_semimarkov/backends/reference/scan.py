@@ -18,35 +18,54 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from torch_semimarkov.potentials import Potentials
-from torch_semimarkov.semirings import Semiring
+from torch_semimarkov.semirings import Semiring, filled
 
 State = tuple[Tensor, ...]
-Step = Callable[[Potentials, Semiring, State, int], tuple[State, Tensor]]
+
+
+class Terms(NamedTuple):
+    """Every term lifted into a semiring, whose components come first (none for plain numbers).
+
+    scores, start_scores, end_scores: (..., B, T, C). transition: (..., 1, C, C), or
+    (..., 1, K, C, C). duration_bias: (..., 1, K, C). start, end: (..., 1, C).
+    """
+
+    scores: Tensor
+    transition: Tensor
+    duration_bias: Tensor
+    start: Tensor
+    end: Tensor
+    start_scores: Tensor
+    end_scores: Tensor
+
+
+Step = Callable[[Terms, Semiring, State, int], tuple[State, Tensor]]
 
 
 class Messages(NamedTuple):
     """What the scan of one direction leaves behind.
 
-    alpha: (B, T, C). ``alpha[:, t-1, c]``: all segmentations of the first t positions whose last
-        segment ends there with label c.
-    entering: (B, T, C), or (B, T, K, C) for (K, C, C) transitions. ``entering[:, s, c]``: all
-        segmentations of the first s positions, and the transition into a segment labelled c.
+    alpha: (..., B, T, C). ``alpha[..., t-1, c]``: all segmentations of the first t positions whose
+        last segment ends there with label c. Components of the semiring come first.
+    entering: (..., B, T, C), or (..., B, T, K, C) for (K, C, C) transitions.
+        ``entering[..., s, c]``: all segmentations of the first s positions, and the transition
+        into a segment labelled c.
     """
 
     alpha: Tensor
     entering: Tensor
 
 
-def prepare(potentials: Potentials) -> Potentials:
-    """Float64 terms with zeros for the missing ones and for the padding, and K at most T."""
+def prepare(potentials: Potentials, neutral: float = 0.0) -> Potentials:
+    """Float64 terms with a neutral score where one is missing or is padding, and K at most T."""
     p = potentials
     wide = torch.float32 if p.device.type == "mps" else torch.float64
     inside = p.inside()[..., None]
-    zero_label = p.scores.new_zeros(p.C, dtype=wide)
-    zero_position = zero_label.expand(p.B, p.T, p.C)
+    no_label = p.scores.new_full((p.C,), neutral, dtype=wide)
+    no_position = no_label.expand(p.B, p.T, p.C)
 
     def at_positions(x: Tensor | None) -> Tensor:
-        return zero_position if x is None else torch.where(inside, x.to(wide), 0.0)
+        return no_position if x is None else torch.where(inside, x.to(wide), neutral)
 
     transition = p.transition[: p.T] if p.per_duration else p.transition
     return Potentials(
@@ -54,41 +73,64 @@ def prepare(potentials: Potentials) -> Potentials:
         transition=transition.to(wide),
         duration_bias=p.duration_bias[: p.T].to(wide),
         lengths=p.lengths,
-        start=zero_label if p.start is None else p.start.to(wide),
-        end=zero_label if p.end is None else p.end.to(wide),
+        start=no_label if p.start is None else p.start.to(wide),
+        end=no_label if p.end is None else p.end.to(wide),
         start_scores=at_positions(p.start_scores),
         end_scores=at_positions(p.end_scores),
     )
 
 
-def scan(p: Potentials, semiring: Semiring, checkpoint_interval: int | None = None) -> Messages:
+def scan(
+    p: Potentials,
+    semiring: Semiring,
+    checkpoint_interval: int | None = None,
+    others: tuple[Potentials, ...] = (),
+) -> Messages:
     """Run the recurrence over prepared potentials.
 
     Args:
         p: from :func:`prepare`.
-        semiring: how alternatives are summed.
+        semiring: how scores are lifted, multiplied along a segmentation, and summed.
         checkpoint_interval: keep the state only every so many positions for the backward of
             autograd, which then runs each stretch once more; default keeps everything.
+        others: what else the semiring lifts, beside ``p`` and prepared like it.
     """
-    blank = torch.full((p.B, p.K, p.C), semiring.zero, dtype=p.scores.dtype, device=p.device)
-    state: State = (blank, blank if p.per_duration else blank[:, 0])
+    terms = lift(semiring, p, *others)
+    blank = filled(semiring.zero, (p.B, p.K, p.C), p.scores)
+    state: State = (blank, blank if p.per_duration else blank[..., 0, :])
     stretch = checkpoint_interval or p.T
     collected: list[Tensor] = []
     for first in range(0, p.T, stretch):
-        arguments = (p, semiring, state, first, min(first + stretch, p.T))
+        arguments = (terms, semiring, state, first, min(first + stretch, p.T))
         if checkpoint_interval is not None and torch.is_grad_enabled():
             state, *messages = checkpoint(_run, *arguments, use_reentrant=False)
         else:
             state, *messages = _run(*arguments)
         collected.append(messages)
-    alpha, entering = (torch.cat(parts, dim=1) for parts in zip(*collected, strict=True))
+    alpha, entering = (
+        torch.cat(parts, dim=_time(semiring)) for parts in zip(*collected, strict=True)
+    )
     return Messages(alpha, entering)
 
 
-def total(p: Potentials, semiring: Semiring, alpha: Tensor) -> Tensor:
-    """(B,). Sum over the last label at each sequence's own length."""
-    last = alpha[torch.arange(p.B, device=p.device), p.lengths - 1]
-    return semiring.sum(last + p.end, dim=1)
+def total(p: Potentials, semiring: Semiring, alpha: Tensor, *others: Potentials) -> Tensor:
+    """(..., B). Sum over the last label at each sequence's own length."""
+    end = lift(semiring, p, *others).end
+    last = alpha[..., torch.arange(p.B, device=p.device), p.lengths - 1, :]
+    return semiring.sum(semiring.times(last, end), dim=-1)
+
+
+def lift(semiring: Semiring, *models: Potentials) -> Terms:
+    """The terms of prepared potentials, or of the two that a semiring compares, as elements."""
+    return Terms(
+        scores=semiring.lift(*(p.scores for p in models)),
+        transition=semiring.lift(*(p.transition[None] for p in models)),
+        duration_bias=semiring.lift(*(p.duration_bias[None] for p in models)),
+        start=semiring.lift(*(p.start[None] for p in models)),
+        end=semiring.lift(*(p.end[None] for p in models)),
+        start_scores=semiring.lift(*(p.start_scores for p in models)),
+        end_scores=semiring.lift(*(p.end_scores for p in models)),
+    )
 
 
 def reverse(p: Potentials) -> Potentials:
@@ -110,33 +152,42 @@ def flip(p: Potentials, x: Tensor) -> Tensor:
     return x.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, p.C))
 
 
+def _time(semiring: Semiring) -> int:
+    """The axis of positions in a tensor of messages."""
+    return len(semiring.components) + 1
+
+
 def _run(
-    p: Potentials, semiring: Semiring, state: State, first: int, stop: int
+    terms: Terms, semiring: Semiring, state: State, first: int, stop: int
 ) -> tuple[State, Tensor, Tensor]:
-    step: Step = _per_duration_step if p.per_duration else _factored_step
+    per_duration = terms.transition.dim() > terms.duration_bias.dim()
+    step: Step = _per_duration_step if per_duration else _factored_step
     alphas, enterings = [], []
     for t in range(first, stop):
-        state, entering = step(p, semiring, state, t)
-        alphas.append(state[1][:, 0] if p.per_duration else state[1])
+        state, entering = step(terms, semiring, state, t)
+        alphas.append(state[1][..., 0, :] if per_duration else state[1])
         enterings.append(entering)
-    return state, torch.stack(alphas, dim=1), torch.stack(enterings, dim=1)
+    time = _time(semiring)
+    return state, torch.stack(alphas, dim=time), torch.stack(enterings, dim=time)
 
 
-def _factored_step(p: Potentials, semiring: Semiring, state: State, t: int) -> tuple[State, Tensor]:
+def _factored_step(terms: Terms, semiring: Semiring, state: State, t: int) -> tuple[State, Tensor]:
     """Take in position t: the sum over source labels is done once, whatever the duration."""
     ring, alpha = state
+    times = semiring.times
     if t == 0:
-        entering = p.start.expand(p.B, p.C)
+        entering = terms.start.expand_as(alpha)
     else:
-        entering = semiring.sum(alpha[:, :, None] + p.transition, dim=1)
-    fresh = entering + p.start_scores[:, t]
-    ring = torch.cat((fresh[:, None], ring[:, :-1]), dim=1) + p.scores[:, t, None]
-    alpha = semiring.sum(ring + p.duration_bias, dim=1) + p.end_scores[:, t]
-    return (ring, alpha), entering
+        entering = semiring.sum(times(alpha[..., None], terms.transition), dim=-2)
+    fresh = times(entering, terms.start_scores[..., t, :])
+    ring = torch.cat((fresh[..., None, :], ring[..., :-1, :]), dim=-2)
+    ring = times(ring, terms.scores[..., t, None, :])
+    ended = semiring.sum(times(ring, terms.duration_bias), dim=-2)
+    return (ring, times(ended, terms.end_scores[..., t, :])), entering
 
 
 def _per_duration_step(
-    p: Potentials, semiring: Semiring, state: State, t: int
+    terms: Terms, semiring: Semiring, state: State, t: int
 ) -> tuple[State, Tensor]:
     """Take in position t: the transition depends on the duration, so sources stay apart.
 
@@ -144,11 +195,14 @@ def _per_duration_step(
     alpha where that segment started.
     """
     content, source = state
-    fresh = p.start_scores[:, t, None]
-    content = torch.cat((fresh, content[:, :-1]), dim=1) + p.scores[:, t, None]
-    entering = semiring.sum(source[..., None] + p.transition, dim=2)
-    from_start = torch.arange(p.K, device=p.device) == t
-    entering = torch.where(from_start[:, None], p.start, entering)
-    alpha = semiring.sum(entering + content + p.duration_bias, dim=1) + p.end_scores[:, t]
-    source = torch.cat((alpha[:, None], source[:, :-1]), dim=1)
+    times = semiring.times
+    fresh = terms.start_scores[..., t, None, :]
+    content = torch.cat((fresh, content[..., :-1, :]), dim=-2)
+    content = times(content, terms.scores[..., t, None, :])
+    entering = semiring.sum(times(source[..., None], terms.transition), dim=-2)
+    from_start = torch.arange(source.shape[-2], device=source.device) == t
+    entering = torch.where(from_start[:, None], terms.start[..., None, :], entering)
+    ended = semiring.sum(times(times(entering, content), terms.duration_bias), dim=-2)
+    alpha = times(ended, terms.end_scores[..., t, :])
+    source = torch.cat((alpha[..., None, :], source[..., :-1, :]), dim=-2)
     return (content, source), entering
