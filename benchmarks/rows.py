@@ -94,8 +94,8 @@ class Sheet:
         FileFormatError: ``path`` cannot be written, or holds other columns.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.before, self.rows = path, "", []
+    def __init__(self, path: Path | None, columns: tuple[str, ...] = COLUMNS) -> None:
+        self.path, self.columns, self.before, self.rows = path, columns, "", []
         if path is None:
             return
         if not path.parent.is_dir() or path.is_dir():
@@ -103,7 +103,7 @@ class Sheet:
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise FileFormatError(path, "cannot be written")
         if path.exists():
-            self.before = _checked_text(path)
+            self.before = _checked_text(path, columns)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep the rows, and write them below what the file held at first."""
@@ -112,7 +112,7 @@ class Sheet:
             return
         with atomic_write(self.path) as file:
             file.write(self.before)
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if not self.before:
                 writer.writeheader()
             writer.writerows({name: _short(x) for name, x in row.items()} for row in self.rows)
@@ -122,23 +122,24 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _checked_text(path: Path) -> str:
+def _checked_text(path: Path, columns: tuple[str, ...]) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise FileFormatError(path, f"is no text: {error}") from error
     header = tuple(next(csv.reader(text.splitlines()), ()))
-    if text and header != COLUMNS:
+    if text and header != columns:
         raise FileFormatError(path, "holds other columns; give the name of another file", 1)
     return text if text.endswith("\n") or not text else f"{text}\n"
 
 
-def as_table(rows: Sequence[Row], wanted: Any) -> str:
+def as_table(rows: Sequence[Row], wanted: Any, headings: dict[str, str] = HEADINGS) -> str:
     """The rows as text.
 
     Args:
         rows: to show; columns that are empty in all of them are left out.
         wanted: from a row to what is wanted of it, in words, and whether that is met.
+        headings: the columns to show, with their headings.
     """
     shown = []
     for row in rows:
@@ -150,7 +151,7 @@ def as_table(rows: Sequence[Row], wanted: Any) -> str:
             shown[-1]["ns_per_position"] = None
     filled = {
         key: heading
-        for key, heading in HEADINGS.items()
+        for key, heading in headings.items()
         if any(row[key] not in (None, "") for row in shown)
     }
     notes = dict.fromkeys(
