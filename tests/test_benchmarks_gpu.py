@@ -239,6 +239,46 @@ def test_a_wrong_result_has_no_peak(card, monkeypatch):
     assert (row["status"], row.get("peak_bytes")) == ("wrong", None)
 
 
+def test_the_clock_empties_the_caches_before_its_events_and_waits_after_them(monkeypatch):
+    order = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.name = "end" if "begin" in order else "begin"
+            order.append(self.name)
+
+        def record(self):
+            order.append(f"{self.name} recorded")
+
+        def synchronize(self):
+            order.append("waited")
+
+        def elapsed_time(self, other):
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("idle"))
+    monkeypatch.setattr(gpu_card, "SWEEP_BYTES", 8)
+    found = gpu_card.Card()
+    assert (found.device, found.name) == ("cuda:0", "NVIDIA H200")
+    found.device = "cpu"
+    assert found.clock(lambda: order.append("call") or 7) == (1.5, 7)
+    assert order == ["begin", "end", "idle", "begin recorded", "call", "end recorded", "waited"]
+    assert not found._sweep.any()
+    assert found.facts()["device"] == "NVIDIA H200"
+
+
+def test_the_peak_is_taken_above_what_lay_there_before(monkeypatch):
+    monkeypatch.setattr(gpu_card.Card, "__init__", lambda self: None)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 40)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 100)
+    assert gpu_card.Card().peak(lambda: 7) == (60, 7)
+
+
 # The command
 
 ALONE = ["--configs", str(SMALL), "--repeats", "2"]
