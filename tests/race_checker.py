@@ -17,6 +17,7 @@ What counts as a race, within one launch:
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,7 +56,7 @@ def findings(call: Callable[[], Any], orders: tuple[int, ...] = ORDERS) -> list[
             except interpreter.InterpreterError:
                 if not watch.found:
                     raise
-        found += [line for line in watch.found if line not in found]
+        found += [line for line in watch.found if not _known(line, found)]
     if len(results) < len(orders):
         return found
     plain = bits_of(call())
@@ -270,9 +271,13 @@ class Watch:
 
     def _note(self, text: str) -> None:
         line = f"{self._kernel}: {text}"
-        same = [old.split("[")[0] for old in self.found]
-        if line.split("[")[0] not in same or "]" not in line:
-            self.found += [line] if line not in self.found else []
+        if not _known(line, self.found):
+            self.found.append(line)
+
+
+def _known(line: str, found: list[str]) -> bool:
+    """True if the same lines of source did the same before, at this address or at another."""
+    return re.sub(r"\[-?\d+\]", "", line) in {re.sub(r"\[-?\d+\]", "", old) for old in found}
 
 
 class Memory:
