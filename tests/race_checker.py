@@ -59,7 +59,8 @@ def findings(call: Callable[[], Any], orders: tuple[int, ...] = ORDERS) -> list[
         found += [line for line in watch.found if not _known(line, found)]
     if len(results) < len(orders):
         return found
-    plain = bits_of(call())
+    with allocating(0.0, 0):
+        plain = bits_of(call())
     changed = [seed for seed in orders if results[seed] != plain]
     return found + [f"order {seed} changes the result" for seed in changed]
 
@@ -84,7 +85,9 @@ def bits_of(results: Any) -> list[bytes]:
 def watched(seed: int) -> Iterator["Watch"]:
     """Watch every launch of a block, in the order of execution that ``seed`` stands for."""
     watch, builder = Watch(seed), interpreter.interpreter_builder
-    with ExitStack() as stack:
+    junk = 1e30 if seed % 2 else float("nan")
+    # an index of this size leads outside every tensor
+    with allocating(junk, 2**31 - 7 - seed), ExitStack() as stack:
         for name in ("set_grid_idx", "create_masked_load", "create_masked_store", "create_barrier"):
             around, inner = getattr(watch, name), getattr(builder, name)
             stack.enter_context(mock.patch.object(builder, name, _bound(around, inner)))
@@ -94,9 +97,6 @@ def watched(seed: int) -> Iterator["Watch"]:
         launch = interpreter.GridExecutor.__call__
         around = _as_method(watch.launch, launch)
         stack.enter_context(mock.patch.object(interpreter.GridExecutor, "__call__", around))
-        for owner, name in _ALLOCATIONS:
-            patched = _poisoned(getattr(owner, name), seed)
-            stack.enter_context(mock.patch.object(owner, name, patched))
         yield watch
 
 
@@ -120,19 +120,26 @@ _ALLOCATIONS = (
 )
 
 
-def _poisoned(allocate: Callable[..., Tensor], seed: int) -> Callable[..., Tensor]:
-    """``allocate``, with junk in what it gives: NaN, or large numbers in every other order."""
+@contextmanager
+def allocating(number: float, index: int) -> Iterator[None]:
+    """Fill what a block allocates without values: floats with a number, integers with an index."""
+    with ExitStack() as stack:
+        for owner, name in _ALLOCATIONS:
+            filled = _filled(getattr(owner, name), number, index)
+            stack.enter_context(mock.patch.object(owner, name, filled))
+        yield
 
-    def allocate_junk(*args: Any, **kwargs: Any) -> Tensor:
+
+def _filled(allocate: Callable[..., Tensor], number: float, index: int) -> Callable[..., Tensor]:
+    def allocate_filled(*args: Any, **kwargs: Any) -> Tensor:
         x = allocate(*args, **kwargs)
         if type(x) is not Tensor or x.device.type != "cpu":
             return x
         if x.is_floating_point():
-            return x.fill_(1e30 if seed % 2 else float("nan"))
-        # an index of this size leads outside every tensor
-        return x.fill_(True if x.dtype == torch.bool else torch.iinfo(x.dtype).max - 7 - seed)
+            return x.fill_(number)
+        return x.fill_(bool(index) if x.dtype == torch.bool else index % torch.iinfo(x.dtype).max)
 
-    return allocate_junk
+    return allocate_filled
 
 
 # Launches
