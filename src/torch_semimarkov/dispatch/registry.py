@@ -17,6 +17,7 @@ from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
 
 _MODULES: dict[str, str] = {
+    "triton": "torch_semimarkov.backends.triton",
     "cpu": "torch_semimarkov.backends.cpu",
     "reference": "torch_semimarkov.backends.reference",
 }
@@ -37,6 +38,9 @@ class Backend(Protocol):
     def reasons_against(self, op: str, potentials: Potentials, semiring: str = "log") -> list[str]:
         """Why this backend cannot run ``op``; empty if it can."""
         ...
+
+    # Two more functions are optional: ``reasons_against_choice(potentials)``, what keeps a backend
+    # that can run a call out of the automatic choice; ``variant(potentials)``, how it would run it.
 
 
 class CompositeBackend(Backend, Protocol):

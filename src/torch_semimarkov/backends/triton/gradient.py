@@ -1,0 +1,178 @@
+"""The combining pass from right to left: every gradient, as probabilities that are never rescaled.
+
+Where the scan summed, this pass divides: the probability that a segment ends at t is shared out
+among its possible starts by the weights that the scan summed, the probability that one starts
+among the labels before it. Each share is divided by the sum of its own weights, so no error of the
+messages adds up over the sequence, whatever its length, and nothing underflows that is not 0.
+docs/gpu-kernels.md explains it with a picture.
+"""
+
+import triton
+import triton.language as tl
+
+from torch_semimarkov.backends.triton.scan import REBASE, bias_by_slot
+from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
+
+
+@triton.jit
+def shares(b_logs, axis: tl.constexpr):
+    """Each entry's share of the sum of the exponentials along an axis; 0 where all are -inf."""
+    b_top = finite(tl.max(b_logs, axis=axis))
+    b_weights = tl.exp(b_logs - tl.expand_dims(b_top, axis))
+    b_total = tl.expand_dims(tl.sum(b_weights, axis=axis), axis)
+    return b_weights / tl.where(b_total == 0.0, 1.0, b_total)
+
+
+@triton.jit
+def row_at(
+    p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
+):
+    """Row of the tile for starts at s, and the sum of scores from there on to the latest base."""
+    i_c = tl.arange(0, C_PAD)
+    b_s = tl.zeros_like(b_length) + s
+    m_there = (b_s >= 0) & (b_s < b_length)
+    m_s = m_there[:, None] & (i_c < C)[None, :]
+    o_s = ((i_n * T + s) * C)[:, None] + i_c[None, :]
+    o_row = (i_n * ROWS + tl.maximum(s, 0) % ROWS) * (3 * C + 1)
+    b_scores = tl.load(p_scores + o_s, mask=m_s, other=0.0)
+    p_entering = p_rows + o_row[:, None] + C + i_c[None, :]
+    b_entering = tl.load(p_entering, mask=m_s, other=float("-inf"))
+    b_top = tl.load(p_rows + o_row + 3 * C, mask=m_there, other=0.0)
+    b_lead += finite(b_scores).to(tl.float64) - b_top[:, None]
+    b_start_scores = load_or_zero(p_start_scores, o_s, m_s, p_start_scores is not None, b_scores)
+    return opened(b_entering, b_start_scores, -b_lead).to(b_scores.dtype), b_lead
+
+
+@triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
+def gradient_kernel(
+    p_scores,  # (B, T, C)
+    p_start_scores,  # (B, T, C) or None
+    p_tables,  # transition (C, C), start (C), end (C), duration bias (K, C)
+    p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
+    p_weight,  # (programs * N,) float64
+    p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
+    p_work,  # (programs * N, C C + 2 C + K C + 2 K_PAD C + 2 C) float64: sums as in the tables; state
+    p_grad_scores,  # (B, T, C)
+    p_grad_starts,  # (B, T, C) or None
+    p_grad_ends,  # (B, T, C) or None
+    T,
+    K,
+    C,
+    first,
+    stop,
+    ROWS,
+    N: tl.constexpr,
+    K_PAD: tl.constexpr,
+    C_PAD: tl.constexpr,
+):
+    """Go through the positions before ``stop`` down to ``first`` of N sequences."""
+    D = p_scores.dtype.element_ty
+    i_n = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    i_c, i_slot = tl.arange(0, C_PAD), tl.arange(0, K_PAD)
+    b_length = tl.load(p_lengths + i_n)
+    b_weight = tl.load(p_weight + i_n)
+    b_zero = tl.zeros_like(b_length)
+    m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
+    o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
+    m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
+    o_pair = i_c[:, None] * C + i_c[None, :]
+    b_transition = tl.load(p_tables + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
+    p_bias = p_tables + C * C + 2 * C
+    b_end = tl.load(p_tables + C * C + C + o_c, mask=m_c, other=float("-inf"))
+
+    p_sums = p_work + i_n * (C * C + 4 * C + K * C + 2 * K_PAD * C)
+    p_counts = p_sums[:, None, None] + C * C + 2 * C + i_c[None, None, :]
+    p_state = p_sums[:, None] + C * C + 2 * C + K * C + i_c[None, :]
+    p_tile = p_state[:, None, :] + (2 * C + i_slot * C)[None, :, None]
+    longest = tl.max(b_length, axis=0).to(tl.int32)
+    hi = tl.minimum(stop, longest)
+    m_later = m_c & (b_zero + stop < longest)[:, None]
+    m_tile = m_later[:, None, :] & (i_slot >= 0)[None, :, None]
+    b_lead = tl.load(p_state, mask=m_later, other=0.0)
+    b_ends = tl.load(p_state + C, mask=m_later, other=0.0).to(D)
+    b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
+    b_pending = tl.load(p_tile + K_PAD * C, mask=m_tile, other=0.0).to(D)
+    b_moves = tl.zeros((N, C_PAD, C_PAD), D)
+
+    m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
+    o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * (3 * C + 1)
+    b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
+    b_last = shares(b_alpha + b_end, 1)
+    p_last = p_sums[:, None] + C * C + C + i_c[None, :]
+    tl.store(p_last, b_last * b_weight[:, None], mask=m_last)
+    for i in range(0, tl.where((first < longest) & (longest <= stop), K_PAD - 1, 0)):
+        s = longest - 1 - i
+        b_fresh, b_lead = row_at(
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
+        )
+        m_fresh = (i_slot == (s & (K_PAD - 1)))[None, :, None]
+        b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
+
+    for i in range(0, tl.maximum(hi - first, 0)):
+        t = hi - 1 - i
+        s = t - (K_PAD - 1)
+        b_fresh, b_lead = row_at(
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
+        )
+        m_fresh = (i_slot == (s & (K_PAD - 1)))[None, :, None]
+        b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
+
+        m_t = m_c & (t < b_length)[:, None]
+        p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
+        b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
+        b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
+        b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
+        i_duration, b_bias = bias_by_slot(p_bias, b_open, t, C, K_PAD, C_PAD)
+        b_joint = shares(b_ring + b_bias, 1) * b_ends[:, None, :]
+        b_pending += b_joint
+        p_count = p_counts + (i_duration - 1) * C
+        m_count = (i_duration <= K) & m_c[:, None, :]
+        b_count = tl.load(p_count, mask=m_count, other=0.0) + b_joint * b_weight[:, None, None]
+        tl.store(p_count, b_count, mask=m_count)
+        # other lanes add to the same durations in the next step
+        tl.debug_barrier()
+
+        b_labels = tl.sum(b_pending, axis=1)
+        if t % REBASE == 0:
+            # what is open here is all there is: rounding that adds up ends here
+            b_mass = tl.sum(b_labels, axis=1)
+            b_scale = (1.0 / tl.where(b_mass == 0.0, 1.0, b_mass))[:, None]
+            b_labels *= b_scale
+            b_pending *= b_scale[:, None, :]
+        m_start = (i_slot == (t & (K_PAD - 1)))[None, :, None]
+        b_starts = tl.sum(tl.where(m_start, b_pending, 0.0), axis=1)
+        b_pending = tl.where(m_start, 0.0, b_pending)
+        o_t = ((i_n * T + t) * C)[:, None] + i_c[None, :]
+        tl.store(p_grad_scores + o_t, b_labels * b_weight[:, None], mask=m_t)
+        if p_grad_starts is not None:
+            tl.store(p_grad_starts + o_t, b_starts * b_weight[:, None], mask=m_t)
+        if p_grad_ends is not None:
+            tl.store(p_grad_ends + o_t, b_ends * b_weight[:, None], mask=m_t)
+
+        o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * (3 * C + 1)
+        p_before = p_rows + o_before[:, None] + i_c[None, :]
+        b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
+        b_ways = tl.exp(b_alpha[:, :, None] + b_transition - finite(b_entering)[:, None, :])
+        b_total = tl.sum(b_ways, axis=1)
+        b_flow = b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
+        b_ends = tl.sum(b_flow, axis=2)
+        b_moves += b_flow
+        if t % REBASE == 0:
+            p_moves = p_sums[:, None, None] + o_pair[None, :, :]
+            m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
+            b_sofar = tl.load(p_moves, mask=m_moves, other=0.0)
+            tl.store(p_moves, b_sofar + b_moves * b_weight[:, None, None], mask=m_moves)
+            b_moves = tl.zeros((N, C_PAD, C_PAD), D)
+            b_base = b_lead.to(D)
+            b_ring -= b_base[:, None, :]
+            b_lead -= b_base
+            if t == 0:
+                p_begin = p_sums[:, None] + C * C + i_c[None, :]
+                tl.store(p_begin, b_starts * b_weight[:, None], mask=m_c)
+
+    m_before = m_c & (b_zero + first > 0)[:, None]
+    m_tile = m_before[:, None, :] & (i_slot >= 0)[None, :, None]
+    tl.store(p_state, b_lead, mask=m_before)
+    tl.store(p_state + C, b_ends, mask=m_before)
+    tl.store(p_tile, b_ring, mask=m_tile)
+    tl.store(p_tile + K_PAD * C, b_pending, mask=m_tile)
