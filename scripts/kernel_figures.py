@@ -40,7 +40,7 @@ class Launch:
         target: name in ``TARGETS``.
         options: of the compiler, such as num_warps.
         source: signature, constants and attributes, as ``ASTSource`` takes them.
-        variant: its declared constants and its float type in words.
+        variant: its declared constants, its float type and the tensors that are None, in words.
         default: True if calls of the usual sizes launch it.
     """
 
@@ -118,12 +118,14 @@ def _launch(kernel: JITFunction, target: str, args: tuple, options: dict) -> Lau
         backend, options, bound, specialization, others
     )
     words = [str(next((x for x in signature.values() if x.startswith("*fp")), ""))[1:]]
+    absent = [parameter.name for parameter in kernel.params if bound[parameter.name] is None]
     for parameter in kernel.params:
         value = bound[parameter.name]
         if parameter.is_constexpr and value is not False and value is not None:
             flag = value is True
             words.append(parameter.name if flag else f"{parameter.name}={_short(value)}")
     words.append(f"warps={parsed.num_warps}")
+    words += [f"no:{','.join(name.removeprefix('p_') for name in absent)}"] if absent else []
     source = signature, constants, attributes
     return Launch(kernel, target, vars(parsed), source, " ".join(filter(None, words)))
 

@@ -28,6 +28,13 @@ def tiny(p_x, p_y, n, N: tl.constexpr, TWICE: tl.constexpr):
 
 
 @triton.jit
+def with_room(p_x, p_room, N: tl.constexpr):
+    o = tl.arange(0, N)
+    if p_room is not None:
+        tl.store(p_room + o, tl.load(p_x + o))
+
+
+@triton.jit
 def greedy(p_x, N: tl.constexpr):
     o = tl.arange(0, N)
     b = tl.load(p_x + o)
@@ -98,6 +105,16 @@ def test_a_launch_is_recorded_once_for_each_variant_and_not_carried_out():
         ("fp32 N=64 TWICE warps=2", False),
     ]
     assert len(found) == 6
+
+
+def test_a_tensor_that_is_absent_makes_a_variant():
+    found = launched(
+        (with_room, (x(), x()), {"N": 8}, True), (with_room, (x(), None), {"N": 8}, True)
+    )
+    assert [launch.variant for launch in found] == [
+        "fp32 N=8 warps=4",
+        "fp32 N=8 warps=4 no:room",
+    ]
 
 
 def test_a_kernel_compiles_for_every_kind_of_target_and_its_figures_are_read():
