@@ -23,20 +23,20 @@ from torch_semimarkov.functional import log_partition, marginals, segment_score,
 
 # What is asked of a GPU, and what stands in for it elsewhere: a name -> full size, reduced size.
 SIZES = {
-    "long": (Size((20_000,), K=100, C=24), Size((75,), K=6, C=3)),
-    "longest durations": (Size((1500, 1203), K=1000, C=24), Size((40, 33), K=40, C=3)),
-    "many labels": (Size((1000, 1, 700), K=50, C=256), Size((12, 1, 9), K=4, C=17)),
+    "long": (Size((20_000,), K=100, C=24), Size((23,), K=6, C=3)),
+    "longest durations": (Size((1500, 1203), K=1000, C=24), Size((20, 13), K=20, C=3)),
+    "many labels": (Size((1000, 1, 700), K=50, C=256), Size((8, 1, 5), K=4, C=17)),
     "many sequences": (Size(tuple(range(1000, 744, -1)), K=100, C=24), Size((9, 8, 7, 6), 4, 2)),
-    "odd and padded": (Size((4001, 3000, 17), K=33, C=7, padding=65), Size((31, 9, 2), 5, 7, 3)),
-    "one duration": (Size((3000, 2999), K=1, C=9), Size((30, 29), K=1, C=3)),
-    "two durations": (Size((3000, 1), K=2, C=40), Size((30, 1), K=2, C=4)),
+    "odd and padded": (Size((4001, 3000, 17), K=33, C=7, padding=65), Size((9, 5, 2), 5, 7, 3)),
+    "one duration": (Size((3000, 2999), K=1, C=9), Size((9, 8), K=1, C=3)),
+    "two durations": (Size((3000, 1), K=2, C=40), Size((9, 1), K=2, C=4)),
     "durations beyond T": (Size((50, 37), K=1000, C=16), Size((9, 7), K=30, C=2)),
-    "one label": (Size((5000,), K=300, C=1), Size((40,), K=20, C=1)),
+    "one label": (Size((5000,), K=300, C=1), Size((20,), K=10, C=1)),
 }
 # The work of (K, C, C) transitions goes with K C^2.
 PER_DURATION = {
-    "long": (Size((5000,), K=20, C=24), Size((24,), K=3, C=3)),
-    "long durations": (Size((1000, 600), K=200, C=16), Size((20, 11), K=20, C=2)),
+    "long": (Size((5000,), K=20, C=24), Size((9,), K=3, C=3)),
+    "long durations": (Size((1000, 600), K=200, C=16), Size((9, 6), K=9, C=2)),
     "many labels": (Size((200, 99), K=5, C=100), Size((8, 3), K=2, C=9)),
 }
 PLAIN_FLAGS = [flags for flags in FLAGS if "per-duration" not in FLAGS[flags]]
@@ -46,19 +46,19 @@ OTHER_FLAGS = [flags for flags in FLAGS if "per-duration" in FLAGS[flags]]
 def agrees(place, size, dtype, flags, seed=5):
     """Fail unless marginals and the best path are those of float64."""
     inputs = make_inputs(size, dtype, flags, seed)
-    ready = place.ready(inputs)
+    ready, possible = place.ready(inputs), has_paths(inputs)
     with runs_at(place):
-        found, best = marginals(**ready), viterbi_or_none(ready)
+        found, best = marginals(**ready), viterbi(**ready) if possible else None
     assert found.labels.device.type == torch.device(place.device).type
     assert_marginals(found, truth_of(inputs), LIMITS[dtype])
     if best is not None:
         path_is_a_best_one(best, inputs, LIMITS[dtype][0])
 
 
-def viterbi_or_none(inputs):
-    """The best paths; None where a sequence has none."""
-    possible = bool(log_partition(**wide(inputs), semiring="max", backend="cpu").isfinite().all())
-    return viterbi(**inputs) if possible else None
+def has_paths(inputs):
+    """True if every sequence has a segmentation of a finite score."""
+    best = log_partition(**wide(inputs), semiring="max", backend="cpu")
+    return bool(best.isfinite().all())
 
 
 def path_is_a_best_one(best, inputs, limit):
@@ -95,7 +95,7 @@ def test_transitions_of_each_duration_agree_with_float64(place, dtype, flags, si
 @for_float_types
 @pytest.mark.parametrize("name", CASES)
 def test_hostile_scores_agree_with_float64(place, dtype, name):
-    inputs = hostile(name, place.pick(2000, 60), dtype)
+    inputs = hostile(name, place.pick(2000, 45), dtype)
     with runs_at(place):
         found, best = marginals(**place.ready(inputs)), viterbi(**place.ready(inputs))
     limit = marginal_tolerance(name) if dtype == torch.float64 else float32_limit(inputs)
@@ -118,7 +118,7 @@ def float32_limit(inputs):
 @for_float_types
 @pytest.mark.parametrize("interval", [1, 64, 1000, 10**6])
 def test_checkpoints_change_nothing_but_the_memory(place, dtype, interval):
-    size = place.pick(Size((3000, 2001), K=100, C=24), Size((21, 14), K=4, C=3))
+    size = place.pick(Size((3000, 2001), K=100, C=24), Size((12, 7), K=4, C=3))
     interval = max(1, place.pick(interval, interval // 10))
     inputs = make_inputs(size, dtype, "boundary")
     with runs_at(place):

@@ -84,7 +84,7 @@ def test_a_lone_sequence_with_long_durations_gives_the_same_bits(place, dtype):
 @for_each_place
 def test_the_forward_alone_keeps_nothing_that_grows_with_the_positions(place):
     peaks = []
-    for T in place.pick((20_000, 80_000), (20, 40)):
+    for T in place.pick((20_000, 80_000), (8, 16)):
         inputs = place.ready(make_inputs(Size((T, T), K=100, C=24), torch.float32))
         with torch.no_grad(), runs_at(place):
             log_partition(**inputs)
@@ -97,7 +97,7 @@ def test_the_forward_alone_keeps_nothing_that_grows_with_the_positions(place):
 @for_each_place
 @pytest.mark.parametrize("B", [1, 8])
 def test_checkpoints_hold_little_beyond_inputs_and_gradients(place, B):
-    T, interval = place.pick((100_000, 4000), (60, 16))
+    T, interval = place.pick((100_000, 4000), (20, 8))
     leaves = with_grad(place.ready(make_inputs(Size((T,) * B, 100, 24), torch.float32, "boundary")))
     weight = upstream(B, torch.float32, place.device)
     with runs_at(place):
@@ -255,7 +255,7 @@ def long_truths():
 @for_each_place
 @pytest.mark.parametrize("interval", [None, 4000])
 def test_a_million_positions_keep_their_digits_in_float32(place, interval, long_truths):
-    inputs, truth = long_truths(place.pick(1_000_000, 300))
+    inputs, truth = long_truths(place.pick(1_000_000, 25))
     with runs_at(place):
         found = marginals(**place.ready(inputs), checkpoint_interval=interval)
     assert_marginals(found, truth, LIMITS[torch.float32])
@@ -270,7 +270,7 @@ def test_a_million_positions_keep_their_digits_in_float32(place, interval, long_
 @for_each_place
 @pytest.mark.parametrize("offset", [50.0, -50.0])
 def test_an_offset_of_every_score_changes_no_marginal(place, offset, long_truths):
-    inputs, _ = long_truths(place.pick(100_000, 200))
+    inputs, _ = long_truths(place.pick(100_000, 25))
     inputs = {**inputs, "scores": inputs["scores"] + offset}
     with runs_at(place):
         found = marginals(**place.ready(inputs))
