@@ -36,21 +36,20 @@ WORDS = {
 
 
 def work_of(size: Size, phase: str) -> Rates:
-    """The least work of a size, float32: what the recurrences name, each thing once.
+    """The least work of a size, float32, in logs: what the recurrences name, each thing once.
 
-    Forward: at each position a multiply-add for every pair of duration and label and for every
-    pair of labels, and for each label the factors before and after the sum. The backward does the
-    same from the right, and multiplies both sides for the counts of durations and transitions.
+    Forward: at each position an exponential and a multiply-add for every pair of duration and
+    label and for every pair of labels. The backward takes the same exponentials again, and has
+    two multiply-adds for each: the share of a segment's start, and the expected count.
     """
     B, T, K, C = size
     terms = T * B * C * (min(K, T) + C)
-    factors = 3 * T * B * C
     inputs = 4 * (B * T * C + C * C + K * C + C)
     if phase == "forward+backward":
-        return Rates(3 * inputs, 2 * factors, 3 * terms)
+        return Rates(2 * inputs, 2 * terms, 3 * terms)
     if phase == "viterbi":
         return Rates(inputs, 0, terms)
-    return Rates(inputs, factors, terms)
+    return Rates(inputs, terms, terms)
 
 
 def bound_of(size: Size, phase: str, rates: Rates) -> tuple[float, str]:
