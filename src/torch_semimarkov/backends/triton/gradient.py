@@ -47,11 +47,11 @@ def row_at(
 def gradient_kernel(
     p_scores,  # (B, T, C)
     p_start_scores,  # (B, T, C) or None
-    p_tables,  # transition (C, C), start (C), end (C), duration bias (K, C)
+    p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_weight,  # (programs * N,) float64
     p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
-    p_work,  # (programs * N, C C + 2 C + K C + 2 K_PAD C + 2 C) float64: sums as in the tables; state
+    p_work,  # (programs * N, 3 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
@@ -76,30 +76,31 @@ def gradient_kernel(
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
     m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
     o_pair = i_c[:, None] * C + i_c[None, :]
-    b_transition = tl.load(p_tables + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
-    p_bias = p_tables + C * C + 2 * C
-    b_end = tl.load(p_tables + C * C + C + o_c, mask=m_c, other=float("-inf"))
+    p_transition = p_tables + K_PAD * C_PAD
+    b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
+    b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * (C * C + 4 * C + K * C + 2 * K_PAD * C)
-    p_counts = p_sums[:, None, None] + C * C + 2 * C + i_c[None, None, :]
-    p_state = p_sums[:, None] + C * C + 2 * C + K * C + i_c[None, :]
-    p_tile = p_state[:, None, :] + (2 * C + i_slot * C)[None, :, None]
+    p_sums = p_work + i_n * (3 * K_PAD * C_PAD + C * C + 4 * C)
+    o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
+    p_counts = p_sums[:, None, None] + i_c[None, None, :]
+    p_moves = p_sums[:, None, None] + K_PAD * C_PAD + o_pair[None, :, :]
+    p_labels = p_sums[:, None] + K_PAD * C_PAD + C * C + i_c[None, :]
+    p_tile = p_sums[:, None, None] + K_PAD * C_PAD + C * C + 4 * C + o_tile
     longest = tl.max(b_length, axis=0).to(tl.int32)
     hi = tl.minimum(stop, longest)
     m_later = m_c & (b_zero + stop < longest)[:, None]
-    m_tile = m_later[:, None, :] & (i_slot >= 0)[None, :, None]
-    b_lead = tl.load(p_state, mask=m_later, other=0.0)
-    b_ends = tl.load(p_state + C, mask=m_later, other=0.0).to(D)
+    m_tile = m_later[:, None, :] & (o_tile >= 0)
+    b_lead = tl.load(p_labels + 2 * C, mask=m_later, other=0.0)
+    b_ends = tl.load(p_labels + 3 * C, mask=m_later, other=0.0).to(D)
     b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
-    b_pending = tl.load(p_tile + K_PAD * C, mask=m_tile, other=0.0).to(D)
+    b_pending = tl.load(p_tile + K_PAD * C_PAD, mask=m_tile, other=0.0).to(D)
     b_moves = tl.zeros((N, C_PAD, C_PAD), D)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
     o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * (3 * C + 1)
     b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
     b_last = shares(b_alpha + b_end, 1)
-    p_last = p_sums[:, None] + C * C + C + i_c[None, :]
-    tl.store(p_last, b_last * b_weight[:, None], mask=m_last)
+    tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_last)
     for i in range(0, tl.where((first < longest) & (longest <= stop), K_PAD - 1, 0)):
         s = longest - 1 - i
         b_fresh, b_lead = row_at(
@@ -122,13 +123,13 @@ def gradient_kernel(
         b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
         b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
         b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
-        i_duration, b_bias = bias_by_slot(p_bias, b_open, t, C, K_PAD, C_PAD)
-        b_joint = shares(b_ring + b_bias, 1) * b_ends[:, None, :]
+        i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
+        m_open = i_duration <= b_open[:, None, :]
+        b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
+        b_joint = shares(b_logs, 1) * b_ends[:, None, :]
         b_pending += b_joint
-        p_count = p_counts + (i_duration - 1) * C
-        m_count = (i_duration <= K) & m_c[:, None, :]
-        b_count = tl.load(p_count, mask=m_count, other=0.0) + b_joint * b_weight[:, None, None]
-        tl.store(p_count, b_count, mask=m_count)
+        p_count = p_counts + (i_duration - 1) * C_PAD
+        tl.store(p_count, tl.load(p_count) + b_joint * b_weight[:, None, None])
         # other lanes add to the same durations in the next step
         tl.debug_barrier()
 
@@ -158,7 +159,6 @@ def gradient_kernel(
         b_ends = tl.sum(b_flow, axis=2)
         b_moves += b_flow
         if t % REBASE == 0:
-            p_moves = p_sums[:, None, None] + o_pair[None, :, :]
             m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
             b_sofar = tl.load(p_moves, mask=m_moves, other=0.0)
             tl.store(p_moves, b_sofar + b_moves * b_weight[:, None, None], mask=m_moves)
@@ -167,12 +167,11 @@ def gradient_kernel(
             b_ring -= b_base[:, None, :]
             b_lead -= b_base
             if t == 0:
-                p_begin = p_sums[:, None] + C * C + i_c[None, :]
-                tl.store(p_begin, b_starts * b_weight[:, None], mask=m_c)
+                tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 
     m_before = m_c & (b_zero + first > 0)[:, None]
-    m_tile = m_before[:, None, :] & (i_slot >= 0)[None, :, None]
-    tl.store(p_state, b_lead, mask=m_before)
-    tl.store(p_state + C, b_ends, mask=m_before)
+    m_tile = m_before[:, None, :] & (o_tile >= 0)
+    tl.store(p_labels + 2 * C, b_lead, mask=m_before)
+    tl.store(p_labels + 3 * C, b_ends, mask=m_before)
     tl.store(p_tile, b_ring, mask=m_tile)
-    tl.store(p_tile + K_PAD * C, b_pending, mask=m_tile)
+    tl.store(p_tile + K_PAD * C_PAD, b_pending, mask=m_tile)

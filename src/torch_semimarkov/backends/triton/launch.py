@@ -2,8 +2,8 @@
 
 What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
 (1, size): every position's messages, 3 C + 1 numbers of the scores' type;
-(stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence, an even
-number of them.
+(stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence,
+made an even number.
 The backward then runs each stretch once more, two of them in memory at a time.
 """
 
@@ -54,8 +54,9 @@ class Run:
         self.lengths = self.padded(p.lengths)  # type: ignore[arg-type]
         nothing = p.scores.new_zeros(p.C)
         ends = [nothing if x is None else x for x in (p.start, p.end)]
-        flat = [x.detach().reshape(-1) for x in (p.transition, *ends, p.duration_bias)]
-        self.tables = torch.cat(flat)
+        missing = 0, self.variant.C_PAD - p.C, 0, self.variant.K_PAD - p.K
+        bias = torch.nn.functional.pad(p.duration_bias.detach(), missing, value=-torch.inf)
+        self.tables = torch.cat([x.detach().reshape(-1) for x in (bias, p.transition, *ends)])
 
     def padded(self, x: Tensor) -> Tensor:
         """(programs * sequences,). Zeros for the sequences that are not there."""
@@ -126,18 +127,19 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
     names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
     found = {name: torch.zeros_like(present[name]) for name in names}
     weight = run.padded(weight.detach().to(torch.float64).contiguous())
-    sums = (p.C + 2 + p.K) * p.C
-    work = run.empty(len(weight), sums + (2 + 2 * v.K_PAD) * p.C).zero_()
+    tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
+    work = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
     if kept.dim() == 2:
         rows = kept.view(-1).view(p.scores.dtype)
         run.gradient(weight, rows, work, found, (0, p.T, p.T))
     else:
         _by_stretches(run, kept, weight, work, found)
-    counts = work[: p.B, :sums].sum(0).to(p.scores.dtype)
-    parts = counts.split([p.C * p.C, p.C, p.C, p.K * p.C])
-    for name, part in zip(("transition", "start", "end", "duration_bias"), parts, strict=True):
-        if name in present:
-            found[name] = part.reshape(present[name].shape).clone()
+    counts = work[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
+    bias, moves, start, end = counts.split([tile, p.C * p.C, p.C, p.C])
+    bias = bias.view(v.K_PAD, v.C_PAD)[: p.K, : p.C]
+    shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
+    for name in shared.keys() & present.keys():
+        found[name] = shared[name].reshape(present[name].shape).clone()
     return found
 
 

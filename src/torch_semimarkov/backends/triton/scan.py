@@ -24,23 +24,21 @@ REBASE = tl.constexpr(32)
 
 
 @triton.jit
-def bias_by_slot(p_bias, b_open, t, C, K_PAD: tl.constexpr, C_PAD: tl.constexpr):
-    """Durations and their bias in the order of the tile's rows, for segments that end at t.
+def bias_by_slot(p_bias, t, K_PAD: tl.constexpr, C_PAD: tl.constexpr):
+    """Durations (1, K_PAD, 1) of segments that end at t, and their bias, in the order of the rows.
 
-    ``b_open`` (N, C) is the longest duration that a segment which ends here can have; -inf beyond.
+    The table is padded with -inf to the shape of the tile, so the load has no mask.
     """
     i_slot, i_c = tl.arange(0, K_PAD)[None, :, None], tl.arange(0, C_PAD)[None, None, :]
-    i_duration = ((t - i_slot) & (K_PAD - 1)) + 1
-    m_open = (i_duration <= b_open[:, None, :]) & (i_c < C)
-    o_bias = (i_duration - 1) * C + i_c + tl.zeros_like(m_open.to(tl.int32))
-    return i_duration, tl.load(p_bias + o_bias, mask=m_open, other=float("-inf"))
+    i_age = (t - i_slot) & (K_PAD - 1)
+    return i_age + 1, tl.load(p_bias + i_age * C_PAD + i_c)
 
 
 @triton.jit
 def rows_by_age(o_state, m_state, t, K, C, K_PAD: tl.constexpr):
     """Where the K youngest rows of the tile lie in the kept state, before position t is taken in.
 
-    ``o_state`` (N, C) is where the state of each sequence and label begins. The youngest comes first.
+    ``o_state`` (N, C) is where the state of each sequence and label begins; the youngest is first.
     """
     i_age = ((t - 1 - tl.arange(0, K_PAD)) & (K_PAD - 1))[None, :, None]
     return o_state[:, None, :] + i_age * C, (i_age < K) & m_state[:, None, :]
@@ -51,11 +49,11 @@ def scan_kernel(
     p_scores,  # (B, T, C)
     p_start_scores,  # (B, T, C) or None
     p_end_scores,  # (B, T, C) or None
-    p_tables,  # transition (C, C), start (C), end (C), duration bias (K, C)
+    p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_value,  # (programs * N,) float64; the norm, until the last stretch
     p_rows,  # (programs * N, ROWS, 3 C + 1) or None: alpha, entering, open, top of a position
-    p_state,  # (checkpoints, programs * N, K C + 3 C made even) or None, from that of first on
+    p_state,  # (checkpoints, programs * N, K C + 3 C made even) or None, from first's on
     p_best,  # (programs * N, T, 2 C) int32 or None: best duration, best source
     T,
     K,
@@ -79,9 +77,9 @@ def scan_kernel(
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
     m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
     o_pair = i_c[:, None] * C + i_c[None, :]
-    b_transition = tl.load(p_tables + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
-    p_start, p_end = p_tables + C * C, p_tables + C * C + C
-    p_bias = p_tables + C * C + 2 * C
+    p_transition = p_tables + K_PAD * C_PAD
+    b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
+    p_start, p_end = p_transition + C * C, p_transition + C * C + C
 
     m_state, o_state = m_c, o_c
     b_entering = tl.load(p_start + o_c, mask=m_c, other=float("-inf"))
@@ -112,11 +110,13 @@ def scan_kernel(
         )
         b_end_scores = load_or_zero(p_end_scores, o_t, m_t, p_end_scores is not None, b_scores)
 
-        b_open = tl.where(b_scores == float("-inf"), 0, tl.minimum(b_open + 1, K))
+        m_dead = b_scores == float("-inf")
+        b_open = tl.where(m_dead, 0, tl.minimum(b_open + 1, K))
         b_fresh = opened(b_entering, b_start_scores, b_sum).to(D)
         m_fresh = (i_slot == (t & (K_PAD - 1)))[None, :, None]
         b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
-        i_duration, b_bias = bias_by_slot(p_bias, b_open, t, C, K_PAD, C_PAD)
+        b_ring = tl.where(m_dead[:, None, :], float("-inf"), b_ring)
+        i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         if p_best is not None:
             b_inner, b_duration = first_of_max(b_ring + b_bias, i_duration, K_PAD, 1)
             p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]

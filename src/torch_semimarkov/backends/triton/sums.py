@@ -1,6 +1,6 @@
 """The semiring and the score of a segment, in lanes: what every kernel of this backend adds with.
 
-Only -inf is a zero here. An index that is not a lane's own is never compared with a finite stand-in.
+The semiring's zero is -inf and nothing else.
 """
 
 import triton
@@ -25,10 +25,9 @@ def log_sum_exp(b_x, axis: tl.constexpr):
 def total(b_x, axis: tl.constexpr, IS_MAX: tl.constexpr):
     """The semiring's sum along an axis: the largest entry, or log-sum-exp."""
     if IS_MAX:
-        b_total = tl.max(b_x, axis=axis)
+        return tl.max(b_x, axis=axis)
     else:
-        b_total = log_sum_exp(b_x, axis)
-    return b_total
+        return log_sum_exp(b_x, axis)
 
 
 @triton.jit

@@ -65,7 +65,6 @@ def variant_of(p: Potentials) -> Variant:
     """The form in which potentials run."""
     K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
     entries = K_PAD * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
-    for most, sequences, scan_warps, gradient_warps in TABLE:
-        if entries <= most:
-            break
+    _, *numbers = next(row for row in TABLE if entries <= row[0])
+    sequences, scan_warps, gradient_warps = numbers
     return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps)
