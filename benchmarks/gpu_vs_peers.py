@@ -38,8 +38,9 @@ SCALING = (
     *(Size(B, 1000, K, 24) for B in (1, 64) for K in (1, 2, 8, 32, 200, 500, 1000)),
 )
 MEMORY = (*WANTED, Size(8, 20_000, 100, 24), Size(1, 100_000, 100, 24))
-# Positions from one checkpoint to the next: the more, the fewer snapshots of K rows are kept.
-INTERVALS = (None, 1000, 4000)
+# Positions from one checkpoint to the next: the more, the fewer snapshots of K rows are kept, and
+# the more rows of a stretch. At T = 100,000 both are small.
+INTERVALS = (None, 500, 1300)
 PEER = tuple(peer for peer in PEERS if peer.name == "flash_semicrf")
 EXTRA = (
     "us_per_step", "to_forward", "ceiling", "share", "input_bytes", "peak_bytes", "peak_ratio",
