@@ -41,7 +41,7 @@ class Call:
 
 
 USUAL = Call(default=True)
-QUICK = (USUAL, replace(USUAL, dtype=torch.float64))
+QUICK = (USUAL, replace(USUAL, dtype=torch.float64, default=False))
 
 
 def all_calls() -> Iterator[Call]:
