@@ -189,7 +189,7 @@ class _Gradients:
         )  # fmt: skip
         spread[(p.B,)](
             p.lengths, flow, self.inside, self.scores, self.starts, self.ends,
-            *where, p.T, p.C, BT=16, BC=call.BC,
+            *where, p.T, p.C, BT=max(1, BLOCK.value // 4), BC=call.BC,
         )  # fmt: skip
         self._take_ends(flow, first, stop)
 

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from torch_semimarkov.backends.triton.per_duration_parts import (
     NEGATIVE,
+    mass_to_share,
     segment_end,
     segment_score,
     sequence_rows,
@@ -33,7 +34,7 @@ def shares_of_block(
         t, mask = s + 1 + d, (s < high) & (c < C)
         end = segment_end(rows, flow, p_ends, here, t, d, c, mask, C)
         rest = segment_score(end, rows, p_starts, p_bias, here, s, wide(d), c, mask, C)
-        mass = tl.load(flow + (4 * t + 2) * C + c, mask=mask, other=0.0)
+        mass = mass_to_share(flow, t, c, mask, C)
         m_s = (s < high) & (source < C)[None, :]
         alpha = tl.load(rows + 2 * s * C + source[None, :], mask=m_s, other=NEGATIVE)
         score = alpha.to(table.dtype)[:, :, None] + table[None, :, :] + rest[:, None, :]
@@ -73,6 +74,8 @@ def count_pairs(
             BD, BS, BC,
         )  # fmt: skip
         counts += found.to(tl.float64)
+    # no thread may find the new value where the old one lay
+    tl.debug_barrier()
     tl.store(place, counts, mask=m)
 
 

@@ -59,6 +59,14 @@ def segment_end(rows, flow, p_ends, here, t, d, c, mask, C):
 
 
 @triton.jit
+def mass_to_share(flow, t, c, mask, C):
+    """Mass of a label at t over what its shares sum to, (N, BC); 0 where no segment ends."""
+    mass = tl.load(flow + 4 * t * C + c, mask=mask, other=0.0)
+    whole = tl.load(flow + (4 * t + 2) * C + c, mask=mask, other=1.0)
+    return tl.where(whole > 0, mass / tl.where(whole > 0, whole, 1.0), 0.0)
+
+
+@triton.jit
 def sources_of(rows, s, source, mask, C, p_like):
     """Alpha of sources (N, BS) in the lanes' type; -inf where masked."""
     alpha = tl.load(rows + 2 * s * C + source, mask=mask, other=NEGATIVE)

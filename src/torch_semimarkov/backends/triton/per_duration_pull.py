@@ -6,8 +6,8 @@ its mass at s. So only neighbouring alphas are compared, and nothing depends on 
 sequence. What the shares of a label at t sum to is 1 but for rounding; it is summed first, for all
 positions side by side, and divided out, so that no mass is lost on a long way.
 
-Row t of ``flow`` holds, for each label, the mass, the posterior of a start, the mass a share is
-taken of, and the longest segment that can end there.
+Row t of ``flow`` holds, for each label, the mass, the posterior of a start, the sum of the shares,
+and the longest segment that can end there.
 """
 
 import triton
@@ -15,6 +15,7 @@ import triton.language as tl
 
 from torch_semimarkov.backends.triton.per_duration_parts import (
     NEGATIVE,
+    mass_to_share,
     segment_end,
     segment_score,
     sequence_rows,
@@ -52,7 +53,7 @@ def opening_segments(
     mask = (d < K) & (t <= L) & (c < C)
     begin = tl.zeros((BD, 1), tl.int64) + s
     end = segment_end(rows, flow, p_ends, here, t, d, c, mask, C)
-    mass = tl.load(flow + (4 * t + 2) * C + c, mask=mask, other=0.0)
+    mass = mass_to_share(flow, t, c, mask, C)
     return segment_score(end, rows, p_starts, p_bias, here, begin, d, c, mask, C), mass
 
 
@@ -110,17 +111,6 @@ def close(
 
 
 @triton.jit
-def put_mass(flow, t, mass, label, mask, C):
-    """Store masses at t, and over what their shares sum to, which lies there, what is taken of."""
-    place = flow + 4 * wide(t) * C + label
-    whole = tl.load(place + 2 * C, mask=mask, other=1.0)
-    tl.store(place, mass, mask=mask)
-    tl.store(
-        place + 2 * C, tl.where(whole > 0, mass / tl.where(whole > 0, whole, 1.0), 0.0), mask=mask
-    )
-
-
-@triton.jit
 def pull_one(
     rows, flow, p_starts, p_ends, p_transition, p_bias, here, s, L, K, C,
     BD: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr,
@@ -141,7 +131,7 @@ def pull_one(
             share = tl.exp(alpha[None, :, None] + table + rest[:, None, :])
             shares += share * mass[:, None, :]
         pairs = tl.sum(shares, axis=0)
-        put_mass(flow, s, tl.sum(pairs, axis=1), source, source < C, C)
+        tl.store(flow + 4 * wide(s) * C + source, tl.sum(pairs, axis=1), mask=source < C)
         starts += tl.sum(pairs, axis=0)
     tl.store(flow + (4 * wide(s) + 1) * C + c, starts, mask=c < C)
 
@@ -167,7 +157,8 @@ def pull(
         total = log_sum_exp(last + end, 0)
         possible = total > NEGATIVE
         share = tl.exp(tl.where(possible, last + end - tl.where(possible, total, 0.0), NEGATIVE))
-        put_mass(flow, L, (tl.load(p_weight + b) * share).to(start.dtype), c, m, C)
+        mass = (tl.load(p_weight + b) * share).to(start.dtype)
+        tl.store(flow + 4 * wide(L) * C + c, mass, mask=m)
         tl.store(flow + (4 * wide(L) + 1) * C + c, tl.zeros_like(start), mask=m)
         tl.debug_barrier()
     high = tl.minimum(stop, L - 1)
@@ -224,4 +215,6 @@ def spread(
         m_first = (c < C) & (c * 0 + first == 0)
         opened = tl.load(flow + C + c, mask=m_first, other=0.0)
         tl.store(p_starts + b * T * C + c, opened, mask=m_first)
+    # no thread may find the new value where the old one lay
+    tl.debug_barrier()
     tl.store(p_inside + b * C + c, inside, mask=c < C)

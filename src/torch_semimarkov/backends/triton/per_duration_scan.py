@@ -149,6 +149,8 @@ def scan(
         tl.store(rows + (2 * wide(t) + 1) * C + c, prefix, mask=m)
         # other threads load this row at the next position
         tl.debug_barrier()
+    # no thread may find the new value where the old one lay
+    tl.debug_barrier()
     tl.store(p_total + 2 * b + 1, norm)
     if (first < L) & (stop >= L):
         last = tl.load(rows + 2 * wide(L) * C + c, mask=m, other=NEGATIVE)
