@@ -10,8 +10,9 @@ What counts as a race, within one launch:
 - a program touches an address that another one stored, or stores one that another touched;
 - between two barriers, a program loads an address that it stored, stores one that it loaded, or
   stores one twice. Which thread holds which element of a tile is the compiler's choice for each
-  operation, so the same element of two tiles counts as two threads. The barriers that a reduction
-  has on the hardware do not count;
+  operation, and several may hold the same one, so the same element of two tiles counts as two
+  threads. The barriers that a reduction has on the hardware do not count. One line that loads a
+  tile and stores the same tile may: what it loads goes nowhere else;
 - an atomic operation, whose order nothing fixes;
 - an address outside the tensors of the launch.
 """
@@ -161,6 +162,7 @@ class Watch:
         self._program, self._interval = 0, 0
         self._order: np.ndarray | None = None
         self._late: list[tuple[Callable, tuple]] = []
+        self._line: tuple[int, list[np.ndarray]] = (_SEVERAL, [])
 
     def launch(self, inner: Callable, executor: Any, args: tuple, kwargs: dict) -> None:
         """Run a grid with fresh shadows of the memory that it is given."""
@@ -209,6 +211,7 @@ class Watch:
         memory.loaded_in[grains] = self._interval
         memory.load_place[grains] = here
         memory.reader[grains] = self._with(memory.reader[grains])
+        self._line = here, [*(self._line[1] if self._line[0] == here else []), grains]
         return inner(ptrs, mask, *rest)
 
     def create_masked_store(
@@ -216,11 +219,15 @@ class Watch:
     ) -> Any:
         """Compare with what was loaded and stored, then store a part now and a part later."""
         memory, grains, here = self._access(ptrs, mask)
+        line, tiles = self._line
+        in_place = line == here and any(np.array_equal(tile, grains) for tile in tiles)
         for accesses, place, said in (
             (memory.loaded_in, memory.load_place, "loaded"),
             (memory.stored_in, memory.store_place, "stored"),
         ):
             old = accesses[grains] == self._interval
+            if in_place and accesses is memory.loaded_in:
+                continue
             text = f"{{here}} stores {{what}}, {said} by {{there}} with no barrier between"
             self._report(text, here, grains, old, place)
         for who, place, said in (
@@ -246,6 +253,7 @@ class Watch:
             store, arguments = self._late[i]
             store(*arguments)
         self._late.clear()
+        self._line = _SEVERAL, []
         self._interval += 1
 
     def _access(self, ptrs: Any, mask: Any) -> tuple["Memory", np.ndarray, int]:

@@ -49,6 +49,14 @@ def two_places_without_a_barrier(p_x, p_ring, p_y, N: tl.constexpr):
     tl.store(p_y + o, tl.load(p_ring + o) + tl.load(p_ring + N + (o + 1) % N))
 
 
+@triton.jit
+def add_in_place(p_x, p_ring, p_y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    for _ in range(3):
+        tl.store(p_y + o, tl.load(p_y + o) + tl.load(p_x + o))
+        tl.debug_barrier()
+
+
 # One race each
 
 
@@ -67,6 +75,12 @@ def store_after_load(p_x, p_ring, p_y, N: tl.constexpr):
     b = tl.load(p_ring + (o + 1) % N)
     tl.store(p_ring + o, b)
     tl.store(p_y + o, b)
+
+
+@triton.jit
+def add_elsewhere_in_place(p_x, p_ring, p_y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    tl.store(p_y + o, tl.load(p_x + o) + tl.load(p_y + (o + 1) % N))
 
 
 @triton.jit
@@ -187,6 +201,7 @@ def run_grid(kernel):
 def test_clean_kernels_pass():
     assert run(shift_with_barriers, 3) == []
     assert run(two_places_without_a_barrier) == []
+    assert run(add_in_place) == []
 
 
 def test_programs_that_keep_to_themselves_pass():
@@ -202,6 +217,7 @@ def test_programs_that_keep_to_themselves_pass():
 RACES = {
     load_after_store: "loads p_ring.*stored by .* no barrier between",
     store_after_load: "stores p_ring.*loaded by .* no barrier between",
+    add_elsewhere_in_place: "stores p_y.*loaded by .* no barrier between",
     a_sum_is_no_barrier: "loads p_ring.*stored by .* no barrier between",
     store_after_store: "stores p_ring.*stored by .* no barrier between",
     one_address_from_two_lanes: "stores p_ring.* more than once",
