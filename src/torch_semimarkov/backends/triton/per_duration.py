@@ -15,7 +15,7 @@ from torch_semimarkov.backends.triton.per_duration_pull import close, pull, spre
 from torch_semimarkov.backends.triton.per_duration_scan import scan, trace
 from torch_semimarkov.potentials import Potentials
 
-# Lanes of a tile of (durations, sources, labels), and how many of them one thread holds.
+# Lanes of a tile of (durations, sources, labels), half as many in float64; lanes of a thread.
 TILE, LANES_PER_THREAD = 4096, 16
 # Sums that are counted side by side, so that a small table still uses the card.
 PROGRAMS = 512
@@ -112,9 +112,10 @@ class _Call:
         self.tables = (p.transition, p.duration_bias)
         self.BC = triton.next_power_of_2(p.C)
         self.BS = min(self.BC, 8)
-        self.BD = min(triton.next_power_of_2(self.K), TILE // (self.BC * self.BS))
+        tile = TILE // 2 if p.scores.dtype == torch.float64 else TILE
+        self.BD = min(triton.next_power_of_2(self.K), tile // (self.BC * self.BS))
         lanes = self.BD * self.BS * self.BC
-        self.num_warps = max(1, min(8, lanes // (32 * LANES_PER_THREAD)))
+        self.num_warps = max(1, min(8, lanes * (TILE // tile) // (32 * LANES_PER_THREAD)))
         self.total = torch.zeros(p.B, 2, dtype=torch.float64, device=self.device)
 
     @property
@@ -189,7 +190,7 @@ class _Gradients:
         )  # fmt: skip
         spread[(p.B,)](
             p.lengths, flow, self.inside, self.scores, self.starts, self.ends,
-            *where, p.T, p.C, BT=max(1, BLOCK.value // 4), BC=call.BC,
+            *where, p.T, p.C, BT=max(1, min(BLOCK.value // 4, 512 // call.BC)), BC=call.BC,
         )  # fmt: skip
         self._take_ends(flow, first, stop)
 
