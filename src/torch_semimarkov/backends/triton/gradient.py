@@ -13,6 +13,9 @@ import triton.language as tl
 from torch_semimarkov.backends.triton.scan import REBASE, bias_by_slot
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
 
+# Positions after which what adds up is written to float64; a stretch has a multiple of them.
+FLUSH = tl.constexpr(32)
+
 
 @triton.jit
 def shares(b_logs, axis: tl.constexpr):
@@ -95,6 +98,7 @@ def gradient_kernel(
     b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
     b_pending = tl.load(p_tile + K_PAD * C_PAD, mask=m_tile, other=0.0).to(D)
     b_moves = tl.zeros((N, C_PAD, C_PAD), D)
+    b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
     o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * (3 * C + 1)
@@ -134,7 +138,7 @@ def gradient_kernel(
         tl.debug_barrier()
 
         b_labels = tl.sum(b_pending, axis=1)
-        if t % REBASE == 0:
+        if t % FLUSH == 0:
             # what is open here is all there is: rounding that adds up ends here
             b_mass = tl.sum(b_labels, axis=1)
             b_scale = (1.0 / tl.where(b_mass == 0.0, 1.0, b_mass))[:, None]
@@ -158,16 +162,24 @@ def gradient_kernel(
         b_flow = b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
         b_ends = tl.sum(b_flow, axis=2)
         b_moves += b_flow
-        if t % REBASE == 0:
+        if t % FLUSH == 0:
             m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
             b_sofar = tl.load(p_moves, mask=m_moves, other=0.0)
             tl.store(p_moves, b_sofar + b_moves * b_weight[:, None, None], mask=m_moves)
             b_moves = tl.zeros((N, C_PAD, C_PAD), D)
-            b_base = b_lead.to(D)
-            b_ring -= b_base[:, None, :]
-            b_lead -= b_base
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
+
+        # rows stay relative to where the segments end, since there the weighty ones are near 0
+        b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
+        p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
+        b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
+        b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
+        if t % REBASE == 0:
+            b_base = b_lag.to(D)
+            b_ring -= b_base[:, None, :]
+            b_lead -= b_base
+            b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     m_before = m_c & (b_zero + first > 0)[:, None]
     m_tile = m_before[:, None, :] & (o_tile >= 0)

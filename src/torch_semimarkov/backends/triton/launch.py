@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
-from torch_semimarkov.backends.triton.gradient import gradient_kernel
-from torch_semimarkov.backends.triton.scan import REBASE, scan_kernel
+from torch_semimarkov.backends.triton.gradient import FLUSH, gradient_kernel
+from torch_semimarkov.backends.triton.scan import scan_kernel
 from torch_semimarkov.backends.triton.variants import Variant, variant_of
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import PAD
@@ -29,7 +29,7 @@ def up(size: int, step: int) -> int:
 
 def stretch_of(T: int, stretches: int, variant: Variant) -> int:
     """Positions of each of so many stretches: as long as the tile is, and whole bases."""
-    return up(max((T + stretches - 1) // stretches, variant.K_PAD), REBASE.value)
+    return up(max((T + stretches - 1) // stretches, variant.K_PAD), FLUSH.value)
 
 
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ..
     if interval is None:
         return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
     variant = variant_of(p)
-    stretch = up(max(interval, variant.K_PAD), REBASE.value)
+    stretch = up(max(interval, variant.K_PAD), FLUSH.value)
     states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
     return (p.T + stretch - 1) // stretch, states // half, 1
 

@@ -19,8 +19,8 @@ from torch_semimarkov.backends.triton.sums import (
     total,
 )
 
-# Positions after which prefix sums get a new base; a stretch between checkpoints has a multiple.
-REBASE = tl.constexpr(32)
+# Positions after which prefix sums get a new base: float32 has few digits for large numbers.
+REBASE = tl.constexpr(8)
 
 
 @triton.jit
@@ -87,7 +87,8 @@ def scan_kernel(
     b_last = tl.full((N, C_PAD), float("-inf"), D)
     b_open = tl.zeros((N, C_PAD), tl.int32)
     b_sum = tl.zeros((N, C_PAD), tl.float64)
-    b_norm = tl.zeros((N,), tl.float64)
+    b_norm = finite(tl.max(b_entering, axis=1)).to(tl.float64)
+    b_entering = (b_entering - b_norm[:, None]).to(D)
     if p_state is not None:
         m_state = m_c & (b_zero + first > 0)[:, None]
         o_state = (i_n * ((K * C + 3 * C + 1) // 2 * 2))[:, None] + i_c[None, :]
@@ -97,7 +98,9 @@ def scan_kernel(
         b_entering = tl.where(m_state, tl.load(p_labels, mask=m_state, other=0.0), b_entering)
         b_open = tl.load(p_labels + C, mask=m_state, other=0.0).to(tl.int32)
         b_last = tl.load(p_labels + 2 * C, mask=m_state, other=float("-inf"))
-        b_norm = tl.load(p_value + i_n, mask=b_zero + first > 0, other=0.0)
+        b_norm = tl.where(
+            b_zero + first > 0, tl.load(p_value + i_n, mask=b_zero + first > 0, other=0.0), b_norm
+        )
 
     zero = tl.full((), 0, tl.int32)
     for i in range(first, tl.minimum(stop, tl.max(b_length, axis=0).to(tl.int32))):
