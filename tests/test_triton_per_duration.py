@@ -163,6 +163,16 @@ def test_checkpoints_change_no_bit(short_blocks, dtype, lengths):
         assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("lengths", [(7, 3), (4, 2)])
+def test_one_stretch_for_all_is_no_exception(short_blocks, lengths):
+    inputs = inputs_of(Size(lengths, K=3, C=2), torch.float64, "all")
+    value, plain = train(inputs)
+    assert per_duration.kept_shape(on_device(inputs), True, 12)[1] == 0
+    again, found = train(inputs, 12)
+    assert torch.equal(again, value)
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
 def test_without_a_gradient_only_a_window_is_in_memory(short_blocks):
     inputs = inputs_of(Size((22, 9), K=3, C=2), torch.float64, "all")
     p = on_device(inputs)

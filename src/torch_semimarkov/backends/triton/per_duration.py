@@ -116,6 +116,8 @@ class _Call:
         self.BD = min(triton.next_power_of_2(self.K), tile // (self.BC * self.BS))
         lanes = self.BD * self.BS * self.BC
         self.num_warps = max(1, min(8, lanes * (TILE // tile) // (32 * LANES_PER_THREAD)))
+        # rows of the window that lie before the first row of a stretch
+        self.before = 0
         self.total = torch.zeros(p.B, 2, dtype=torch.float64, device=self.device)
 
     @property
@@ -123,12 +125,9 @@ class _Call:
         """Sizes of a tile, and the warps that share it."""
         return {"BD": self.BD, "BS": self.BS, "BC": self.BC, "num_warps": self.num_warps}
 
-    def before(self, first: int, stop: int) -> int:
-        """Rows of a window that lie before row ``first``."""
-        return 0 if stop - first == self.p.T else self.K - 1
-
     def rows(self, stretch: int, after: int = 0) -> Tensor:
         """A window for a stretch of positions, with the rows before it and some after it."""
+        self.before = self.K - 1
         shape = self.p.B, self.K + stretch + after, 2, self.p.C
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
@@ -149,7 +148,7 @@ class _Call:
         p = self.p
         scan[(p.B,)](
             p.scores, *self.per_position, *self.tables, self.edges, p.lengths, rows, self.total,
-            back, first, stop, self.before(first, stop), rows.shape[1], p.T, self.K, p.C,
+            back, first, stop, self.before, rows.shape[1], p.T, self.K, p.C,
             **self.blocks,
         )  # fmt: skip
 
@@ -174,7 +173,7 @@ class _Gradients:
     def take(self, rows: Tensor, flow: Tensor, first: int, stop: int) -> None:
         """Add what the segments that start from ``first + 1`` to ``stop`` give; rows are known."""
         call, p = self.call, self.call.p
-        where = first, stop, call.before(first, stop), rows.shape[1]
+        where = first, stop, call.before, rows.shape[1]
         sizes = p.T, call.K, p.C
         close[(p.B * (stop - first),)](
             p.scores, *call.per_position, *call.tables, call.edges, p.lengths, rows, flow,
@@ -197,7 +196,7 @@ class _Gradients:
     def _take_ends(self, flow: Tensor, first: int, stop: int) -> None:
         """Note the posterior of the last labels, of sequences that end in this stretch."""
         call, L = self.call, self.call.p.lengths
-        row = (L - first + call.before(first, stop)).clamp(0, flow.shape[1] - 1)
+        row = (L - first + call.before).clamp(0, flow.shape[1] - 1)
         found = flow[torch.arange(len(flow), device=flow.device), row, 0]
         here = (first < L) & (stop >= L)
         self.last += torch.where(here[:, None], found, 0.0)
@@ -205,11 +204,10 @@ class _Gradients:
     def by_name(self, rows: Tensor, flow: Tensor) -> dict[str, Tensor]:
         """The gradients of the terms that are present; the windows hold the first stretch."""
         call, p = self.call, self.call.p
-        before = call.before(0, rows.shape[1] - 1) if rows.shape[1] == p.T + 1 else call.K - 1
         first = torch.empty(call.K, p.C, dtype=torch.float64, device=call.device)
         count_first[(-(-call.K // call.BD),)](
             *call.per_position, p.duration_bias, call.edges, p.lengths, rows, flow, first,
-            before, rows.shape[1], p.B, p.T, call.K, p.C, BD=call.BD, BC=call.BC,
+            call.before, rows.shape[1], p.B, p.T, call.K, p.C, BD=call.BD, BC=call.BC,
         )  # fmt: skip
         pairs = self.pairs.sum(0)
         found = {
