@@ -77,11 +77,14 @@ def main(options: list[str]) -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is not picked."""
-    kept, out, met = [], [], set()
+    kept, out, met, seen = [], [], set(), {}
     for item in items:
         name = item.path.name
         step = PICKS.get(name, {}).get(getattr(item, "originalname", ""))
-        mine = name not in PICKS or (step is not None and is_picked(item.callspec, step))
+        mine = name not in PICKS
+        if step is not None:
+            values = seen.setdefault((name, item.originalname), {})
+            mine = is_picked(item.callspec.params, step, values)
         (kept if mine else out).append(item)
         if mine and step is not None:
             met.add((name, item.originalname))
@@ -94,12 +97,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=out)
 
 
-def is_picked(case, step: int) -> bool:
-    """True for the cases of this backend that lie on every ``step``-th diagonal."""
-    if case.params.get("backend") != "triton" or _HALF.search(str(case.params.get("dtype"))):
+def is_picked(case: dict, step: int, seen: dict[str, list[str]]) -> bool:
+    """True for the cases of this backend that lie on every ``step``-th diagonal.
+
+    ``seen`` holds the values that each parameter of the test had so far.
+    """
+    texts = {name: str(value) for name, value in case.items()}
+    if texts.pop("backend", None) != "triton" or _HALF.search(texts.get("dtype", "")):
         return False
-    weights = {"backend": 0, "dtype": 3}
-    return sum(weights.get(name, 1) * i for name, i in case.indices.items()) % step == 0
+    place = 0
+    for name, text in texts.items():
+        values = seen.setdefault(name, [])
+        if text not in values:
+            values.append(text)
+        place += values.index(text) * (3 if name == "dtype" else 1)
+    return place % step == 0
 
 
 @pytest.hookimpl(wrapper=True)
