@@ -107,7 +107,8 @@ class _Call:
         self.p, self.device, self.K = p, p.device, min(p.K, p.T)
         nothing = p.scores.new_zeros(p.C)
         ends = (nothing if x is None else x for x in (p.start, p.end))
-        self.edges = torch.stack(tuple(ends))
+        self.edges = torch.stack(tuple(ends)).detach()
+        self.lengths: Tensor = p.lengths  # type: ignore[assignment]
         self.per_position = (p.start_scores, p.end_scores)
         self.tables = (p.transition, p.duration_bias)
         self.BC = triton.next_power_of_2(p.C)
@@ -162,10 +163,9 @@ class _Gradients:
         tiles = call.K * -(-p.C // call.BS)
         items = p.B * -(-p.T // BLOCK.value)
         parts = max(1, min(PROGRAMS // tiles, items))
-        wide = {"dtype": torch.float64, "device": call.device}
-        self.pairs = torch.zeros(parts, call.K, p.C, p.C, **wide)
-        self.inside = torch.zeros(p.B, p.C, **wide)
-        self.last = torch.zeros(p.B, p.C, **wide)
+        self.pairs = self.weight.new_zeros(parts, call.K, p.C, p.C)
+        self.inside = self.weight.new_zeros(p.B, p.C)
+        self.last = self.weight.new_zeros(p.B, p.C)
         self.scores, self.starts, self.ends = (
             None if x is None else torch.empty_like(x) for x in (p.scores, *call.per_position)
         )
@@ -195,7 +195,7 @@ class _Gradients:
 
     def _take_ends(self, flow: Tensor, first: int, stop: int) -> None:
         """Note the posterior of the last labels, of sequences that end in this stretch."""
-        call, L = self.call, self.call.p.lengths
+        call, L = self.call, self.call.lengths
         row = (L - first + call.before).clamp(0, flow.shape[1] - 1)
         found = flow[torch.arange(len(flow), device=flow.device), row, 0]
         here = (first < L) & (stop >= L)
@@ -219,17 +219,13 @@ class _Gradients:
             "start_scores": self.starts,
             "end_scores": self.ends,
         }
-        return {name: found[name].to(term.dtype) for name, term in p.terms()}
+        return {name: found[name].to(x.dtype) for name, x in p.terms()}  # type: ignore[union-attr]
 
 
 def _padded(counts: Tensor, K: int) -> Tensor:
     """Counts by duration with zeros for the durations that no sequence is long enough for."""
-    missing = K - len(counts)
-    return (
-        counts
-        if missing == 0
-        else torch.cat((counts, counts.new_zeros(missing, *counts.shape[1:])))
-    )
+    missing = counts.new_zeros(K - len(counts), *counts.shape[1:])
+    return torch.cat((counts, missing))
 
 
 def _stretch(T: int, K: int, interval: int | None) -> int:

@@ -30,7 +30,7 @@ from torch_semimarkov.backends.triton.sums import log_sum_exp
 def closing_segments(
     rows, flow, p_starts, p_ends, p_bias, here, t, first_d, K, C, BD: tl.constexpr, BC: tl.constexpr
 ):
-    """Log shares of alpha[t] of segments that end at t, less their sources: (BD, BC).
+    """Log shares of segments that end at t, less their sources (BD, BC), and where they start.
 
     From the duration ``first_d + 1`` on, and only those that do not begin the sequence.
     """
@@ -39,7 +39,7 @@ def closing_segments(
     mask = (d < K) & (s >= 1) & (c < C)
     ends = tl.zeros((BD, 1), tl.int64) + t
     end = segment_end(rows, flow, p_ends, here, ends, d, c, mask, C)
-    return segment_score(end, rows, p_starts, p_bias, here, s, d, c, mask, C), s, mask
+    return segment_score(end, rows, p_starts, p_bias, here, s, d, c, mask, C), s
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def close(
         tl.debug_barrier()
         total = tl.zeros((BD, BS, BC), kind)
         for first_d in range(0, tl.minimum(K, t - 1), BD):
-            rest, s, mask = closing_segments(
+            rest, s = closing_segments(
                 rows, flow, p_starts, p_ends, p_bias, here, t, first_d, K, C, BD, BC
             )
             for first_source in range(0, C, BS):
