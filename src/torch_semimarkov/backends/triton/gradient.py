@@ -27,6 +27,21 @@ def shares(b_logs, axis: tl.constexpr):
 
 
 @triton.jit
+def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
+    """Add weighted counts of each sequence to its sums in float64, a part at a time; empty them."""
+    PART: tl.constexpr = 1024 if SIZE > 1024 else SIZE
+    for first in range(0, SIZE, PART):
+        i_entry = first + tl.arange(0, PART)[None, :]
+        p_count = p_counts + i_entry
+        p_sum = p_sums[:, None] + i_entry
+        b_count = tl.load(p_count)
+        tl.store(p_sum, tl.load(p_sum) + b_count * b_weight[:, None])
+        tl.store(p_count, tl.zeros_like(b_count))
+    # the lanes that add next are others
+    tl.debug_barrier()
+
+
+@triton.jit
 def row_at(
     p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
 ):
@@ -55,6 +70,7 @@ def gradient_kernel(
     p_weight,  # (programs * N,) float64
     p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
     p_work,  # (programs * N, 3 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
+    p_counts,  # (programs * N, K_PAD, C_PAD), zeros: what is not yet added to the sums
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
@@ -85,7 +101,7 @@ def gradient_kernel(
 
     p_sums = p_work + i_n * (3 * K_PAD * C_PAD + C * C + 4 * C)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
-    p_counts = p_sums[:, None, None] + i_c[None, None, :]
+    p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums[:, None, None] + K_PAD * C_PAD + o_pair[None, :, :]
     p_labels = p_sums[:, None] + K_PAD * C_PAD + C * C + i_c[None, :]
     p_tile = p_sums[:, None, None] + K_PAD * C_PAD + C * C + 4 * C + o_tile
@@ -132,8 +148,8 @@ def gradient_kernel(
         b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
         b_joint = shares(b_logs, 1) * b_ends[:, None, :]
         b_pending += b_joint
-        p_count = p_counts + (i_duration - 1) * C_PAD
-        tl.store(p_count, tl.load(p_count) + b_joint * b_weight[:, None, None])
+        p_count = p_counts[:, None, :] + (i_duration - 1) * C_PAD + i_c[None, None, :]
+        tl.store(p_count, tl.load(p_count) + b_joint)
         # other lanes add to the same durations in the next step
         tl.debug_barrier()
 
@@ -167,6 +183,7 @@ def gradient_kernel(
             b_sofar = tl.load(p_moves, mask=m_moves, other=0.0)
             tl.store(p_moves, b_sofar + b_moves * b_weight[:, None, None], mask=m_moves)
             b_moves = tl.zeros((N, C_PAD, C_PAD), D)
+            flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 

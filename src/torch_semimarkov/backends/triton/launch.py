@@ -86,14 +86,14 @@ class Run:
         )  # fmt: skip
 
     def gradient(
-        self, weight: Tensor, rows: Tensor, work: Tensor, out: dict[str, Tensor],
+        self, weight: Tensor, rows: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor],
         span: tuple[int, int, int],
     ) -> None:  # fmt: skip
         """Run the combining pass over a span (first, stop, rows kept)."""
         p, v = self.p, self.variant
         first, stop, ROWS = span
         gradient_kernel[(self.programs,)](
-            p.scores, p.start_scores, self.tables, self.lengths, weight, rows, work,
+            p.scores, p.start_scores, self.tables, self.lengths, weight, rows, *work,
             out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K, p.C, first,
             stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD, num_warps=v.gradient_warps,
             num_stages=1,
@@ -128,13 +128,14 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
     found = {name: torch.zeros_like(present[name]) for name in names}
     weight = run.padded(weight.detach().to(torch.float64).contiguous())
     tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
-    work = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
+    sums = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
+    work = sums, p.scores.new_zeros(len(weight), tile)
     if kept.dim() == 2:
         rows = kept.view(-1).view(p.scores.dtype)
         run.gradient(weight, rows, work, found, (0, p.T, p.T))
     else:
         _by_stretches(run, kept, weight, work, found)
-    counts = work[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
+    counts = sums[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
     bias, moves, start, end = counts.split([tile, p.C * p.C, p.C, p.C])
     bias = bias.view(v.K_PAD, v.C_PAD)[: p.K, : p.C]
     shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
@@ -144,7 +145,7 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
 
 
 def _by_stretches(
-    run: Run, kept: Tensor, weight: Tensor, work: Tensor, out: dict[str, Tensor]
+    run: Run, kept: Tensor, weight: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor]
 ) -> None:
     """Scan each stretch once more, the one before it too, and combine it."""
     p, dtype = run.p, run.p.scores.dtype
