@@ -120,6 +120,16 @@ def test_the_best_score_and_path_are_those_of_the_reference(size, dtype, flags):
     assert torch.equal(total.cpu(), scores)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_many_durations_take_several_tiles(monkeypatch, dtype):
+    monkeypatch.setattr(per_duration, "TILE", 32)
+    test_value_and_gradients_are_those_of_the_reference(RAGGED, dtype, "all")
+    test_the_best_score_and_path_are_those_of_the_reference(RAGGED, dtype, "all")
+    original = inputs_of(RAGGED, dtype, "per-duration")
+    inputs = tied(original)
+    assert decoded(inputs)[1] == paths(viterbi(**inputs, backend="reference").segments)
+
+
 @pytest.mark.parametrize("size", [RAGGED, Size((5, 4), K=3, C=9)], ids=str)
 @pytest.mark.parametrize("flags", ["per-duration", "all"])
 @pytest.mark.parametrize("offset", [0.0, 40.0])
