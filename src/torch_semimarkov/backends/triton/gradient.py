@@ -36,6 +36,7 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
         p_sum = p_sums[:, None] + i_entry
         b_count = tl.load(p_count)
         tl.store(p_sum, tl.load(p_sum) + b_count * b_weight[:, None])
+        tl.debug_barrier()
         tl.store(p_count, tl.zeros_like(b_count))
     # the lanes that add next are others
     tl.debug_barrier()
@@ -180,8 +181,8 @@ def gradient_kernel(
         b_moves += b_flow
         if t % FLUSH == 0:
             m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
-            b_sofar = tl.load(p_moves, mask=m_moves, other=0.0)
-            tl.store(p_moves, b_sofar + b_moves * b_weight[:, None, None], mask=m_moves)
+            b_add = b_moves * b_weight[:, None, None]
+            tl.store(p_moves, tl.load(p_moves, mask=m_moves, other=0.0) + b_add, mask=m_moves)
             b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
@@ -198,6 +199,7 @@ def gradient_kernel(
             b_lead -= b_base
             b_lag = tl.zeros((N, C_PAD), tl.float64)
 
+    tl.debug_barrier()
     m_before = m_c & (b_zero + first > 0)[:, None]
     m_tile = m_before[:, None, :] & (o_tile >= 0)
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)

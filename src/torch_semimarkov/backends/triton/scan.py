@@ -98,9 +98,8 @@ def scan_kernel(
         b_entering = tl.where(m_state, tl.load(p_labels, mask=m_state, other=0.0), b_entering)
         b_open = tl.load(p_labels + C, mask=m_state, other=0.0).to(tl.int32)
         b_last = tl.load(p_labels + 2 * C, mask=m_state, other=float("-inf"))
-        b_norm = tl.where(
-            b_zero + first > 0, tl.load(p_value + i_n, mask=b_zero + first > 0, other=0.0), b_norm
-        )
+        m_norm = (b_zero + first > 0) & (b_length > 0)
+        b_norm = tl.where(m_norm, tl.load(p_value + i_n, mask=m_norm, other=0.0), b_norm)
 
     zero = tl.full((), 0, tl.int32)
     for i in range(first, tl.minimum(stop, tl.max(b_length, axis=0).to(tl.int32))):
@@ -156,6 +155,8 @@ def scan_kernel(
             b_ring += b_base[:, None, :]
             b_sum = tl.zeros((N, C_PAD), tl.float64)
 
+    # lanes that lag behind still load what others would already have stored
+    tl.debug_barrier()
     if p_state is not None and p_rows is None:
         m_state = m_c & (stop < b_length)[:, None]
         o_state += tl.num_programs(0).to(tl.int64) * N * ((K * C + 3 * C + 1) // 2 * 2)
