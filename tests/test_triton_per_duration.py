@@ -22,7 +22,7 @@ from torch_semimarkov.potentials import Potentials
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # More durations than a tile of labels has rows, and neither a power of two.
-RAGGED = Size((13, 8, 1), K=5, C=3, padding=2)
+RAGGED = Size((9, 6, 1), K=5, C=3, padding=2)
 CASES = [
     (RAGGED, torch.float64, "all"),
     (RAGGED, torch.float32, "all"),
@@ -143,9 +143,8 @@ def test_of_equal_segmentations_the_documented_one_is_taken(size, flags, offset)
     assert torch.equal(scores, truth.scores)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_padding_changes_no_bit(dtype):
-    inputs = inputs_of(RAGGED, dtype, "all")
+def test_padding_changes_no_bit():
+    inputs = inputs_of(RAGGED, torch.float32, "all")
     outside = torch.arange(RAGGED.T) >= inputs["lengths"][:, None]
     filled = {
         n: x.masked_fill(outside[..., None], torch.nan) if n in PER_POSITION else x
@@ -161,8 +160,9 @@ def test_padding_changes_no_bit(dtype):
     assert decoded(filled)[1] == decoded(inputs)[1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("lengths", [(18, 8, 1), (16, 9)])
+@pytest.mark.parametrize(
+    ("dtype", "lengths"), [(torch.float32, (18, 8, 1)), (torch.float64, (16, 9))]
+)
 def test_checkpoints_change_no_bit(short_blocks, dtype, lengths):
     inputs = inputs_of(Size(lengths, K=2, C=3), dtype, "all")
     value, plain = train(inputs)
