@@ -150,6 +150,18 @@ def test_the_best_of_many_segmentations_is_that_of_the_reference():
     assert found.segments.to_list() == truth.segments.to_list()
 
 
+@runs_kernels
+@pytest.mark.parametrize("flags", ["forbidden", "impossible"])
+def test_many_labels_are_taken_in_parts(flags):
+    inputs = make_inputs(Size((9, 4), K=3, C=70), flags=flags)
+    found = value_and_gradients(inputs)
+    leaves = with_grad(inputs)
+    truth = log_partition(**leaves, backend="reference")
+    exact = (truth, *gradients_of(truth, leaves, upstream(2)).values())
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=1e-11, atol=1e-11)
+
+
 # What it cannot run, and what it says
 
 

@@ -10,7 +10,7 @@ docs/gpu-kernels.md explains it with a picture.
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.scan import REBASE, bias_by_slot
+from torch_semimarkov.backends.triton.scan import PART, REBASE, WHOLE, bias_by_slot
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
 
 # Positions after which what adds up is written to float64; a stretch has a multiple of them.
@@ -40,6 +40,32 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
         tl.store(p_count, tl.zeros_like(b_count))
     # the lanes that add next are others
     tl.debug_barrier()
+
+
+@triton.jit
+def flow_in_parts(
+    b_alpha, b_entering, b_starts, b_weight, p_transition, p_moves, C, C_PAD: tl.constexpr
+):
+    """What ``b_starts`` gives to the labels before, a few labels that start at a time."""
+    i_c = tl.arange(0, C_PAD)
+    b_ends = tl.zeros_like(b_alpha)
+    for first in range(0, C_PAD, PART):
+        i_to = first + tl.arange(0, PART)
+        m_part = ((i_c < C)[:, None] & (i_to < C)[None, :])[None, :, :]
+        o_part = (i_c[:, None] * C + i_to[None, :])[None, :, :]
+        b_part = tl.load(p_transition + o_part, mask=m_part, other=float("-inf"))
+        i_lane = i_to[None, :] + tl.zeros((b_alpha.shape[0], PART), tl.int32)
+        b_base = finite(tl.gather(b_entering, i_lane, 1))
+        b_ways = tl.exp(b_alpha[:, :, None] + b_part - b_base[:, None, :])
+        b_total = tl.sum(b_ways, axis=1)
+        b_share = tl.gather(b_starts, i_lane, 1) / tl.where(b_total == 0.0, 1.0, b_total)
+        b_flow = b_ways * b_share[:, None, :]
+        b_ends += tl.sum(b_flow, axis=2)
+        p_part = p_moves[:, None, None] + o_part
+        m_part = m_part & (i_lane >= 0)[:, None, :]
+        b_add = b_flow * b_weight[:, None, None]
+        tl.store(p_part, tl.load(p_part, mask=m_part, other=0.0) + b_add, mask=m_part)
+    return b_ends
 
 
 @triton.jit
@@ -94,16 +120,18 @@ def gradient_kernel(
     b_zero = tl.zeros_like(b_length)
     m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
-    m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
-    o_pair = i_c[:, None] * C + i_c[None, :]
     p_transition = p_tables + K_PAD * C_PAD
-    b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
+    if C_PAD <= WHOLE:
+        m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
+        o_pair = i_c[:, None] * C + i_c[None, :]
+        b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
+        b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
     p_sums = p_work + i_n * (3 * K_PAD * C_PAD + C * C + 4 * C)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
-    p_moves = p_sums[:, None, None] + K_PAD * C_PAD + o_pair[None, :, :]
+    p_moves = p_sums + K_PAD * C_PAD
     p_labels = p_sums[:, None] + K_PAD * C_PAD + C * C + i_c[None, :]
     p_tile = p_sums[:, None, None] + K_PAD * C_PAD + C * C + 4 * C + o_tile
     longest = tl.max(b_length, axis=0).to(tl.int32)
@@ -114,7 +142,6 @@ def gradient_kernel(
     b_ends = tl.load(p_labels + 3 * C, mask=m_later, other=0.0).to(D)
     b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
     b_pending = tl.load(p_tile + K_PAD * C_PAD, mask=m_tile, other=0.0).to(D)
-    b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
@@ -174,16 +201,24 @@ def gradient_kernel(
         o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * (3 * C + 1)
         p_before = p_rows + o_before[:, None] + i_c[None, :]
         b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
-        b_ways = tl.exp(b_alpha[:, :, None] + b_transition - finite(b_entering)[:, None, :])
-        b_total = tl.sum(b_ways, axis=1)
-        b_flow = b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
-        b_ends = tl.sum(b_flow, axis=2)
-        b_moves += b_flow
+        if C_PAD > WHOLE:
+            b_ends = flow_in_parts(
+                b_alpha, b_entering, b_starts, b_weight, p_transition, p_moves, C, C_PAD
+            )
+        else:
+            b_logs = b_alpha[:, :, None] + b_transition[None, :, :]
+            b_ways = tl.exp(b_logs - finite(b_entering)[:, None, :])
+            b_total = tl.sum(b_ways, axis=1)
+            b_flow = b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
+            b_ends = tl.sum(b_flow, axis=2)
+            b_moves += b_flow
         if t % FLUSH == 0:
-            m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
-            b_add = b_moves * b_weight[:, None, None]
-            tl.store(p_moves, tl.load(p_moves, mask=m_moves, other=0.0) + b_add, mask=m_moves)
-            b_moves = tl.zeros((N, C_PAD, C_PAD), D)
+            if C_PAD <= WHOLE:
+                m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
+                p_pair = p_moves[:, None, None] + o_pair[None, :, :]
+                b_add = b_moves * b_weight[:, None, None]
+                tl.store(p_pair, tl.load(p_pair, mask=m_moves, other=0.0) + b_add, mask=m_moves)
+                b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)

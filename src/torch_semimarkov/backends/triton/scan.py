@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from torch_semimarkov.backends.triton.sums import (
+    both,
     closed,
     finite,
     first_of_max,
@@ -21,6 +22,10 @@ from torch_semimarkov.backends.triton.sums import (
 
 # Positions after which prefix sums get a new base: float32 has few digits for large numbers.
 REBASE = tl.constexpr(8)
+
+# Most labels whose transitions stay in registers, and labels in a part of them beyond that.
+WHOLE = tl.constexpr(64)
+PART = tl.constexpr(16)
 
 
 @triton.jit
@@ -42,6 +47,30 @@ def rows_by_age(o_state, m_state, t, K, C, K_PAD: tl.constexpr):
     """
     i_age = ((t - 1 - tl.arange(0, K_PAD)) & (K_PAD - 1))[None, :, None]
     return o_state[:, None, :] + i_age * C, (i_age < K) & m_state[:, None, :]
+
+
+@triton.jit
+def enter_in_parts(
+    b_alpha, p_transition, C, C_PAD: tl.constexpr, IS_MAX: tl.constexpr, CHOICES: tl.constexpr
+):
+    """Sum over the labels before, a few of them at a time; and the best of them if wanted."""
+    i_c = tl.arange(0, C_PAD)
+    b_total = tl.full(b_alpha.shape, float("-inf"), b_alpha.dtype)
+    b_source = tl.zeros(b_alpha.shape, tl.int32)
+    for first in range(0, C_PAD, PART):
+        i_source = first + tl.arange(0, PART)
+        m_part = (i_source < C)[:, None] & (i_c < C)[None, :]
+        o_part = i_source[:, None] * C + i_c[None, :]
+        b_part = tl.load(p_transition + o_part, mask=m_part, other=float("-inf"))
+        i_lane = i_source[None, :] + tl.zeros((b_alpha.shape[0], PART), tl.int32)
+        b_ways = tl.gather(b_alpha, i_lane, 1)[:, :, None] + b_part[None, :, :]
+        if CHOICES:
+            b_top, b_first = first_of_max(b_ways, i_source[None, :, None], C_PAD, 1)
+            b_source = tl.where(b_top > b_total, b_first, b_source)
+            b_total = tl.maximum(b_total, b_top)
+        else:
+            b_total = both(b_total, total(b_ways, 1, IS_MAX), IS_MAX)
+    return b_total, b_source
 
 
 @triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
@@ -75,10 +104,11 @@ def scan_kernel(
     b_zero = tl.zeros_like(b_length)
     m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
-    m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
-    o_pair = i_c[:, None] * C + i_c[None, :]
     p_transition = p_tables + K_PAD * C_PAD
-    b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))[None, :, :]
+    if C_PAD <= WHOLE:
+        m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
+        o_pair = i_c[:, None] * C + i_c[None, :]
+        b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
     p_start, p_end = p_transition + C * C, p_transition + C * C + C
 
     m_state, o_state = m_c, o_c
@@ -142,13 +172,19 @@ def scan_kernel(
             p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
             tl.store(p_top, b_top, mask=t < b_length)
 
-        b_ways = b_alpha[:, :, None] + b_transition
+        if C_PAD > WHOLE:
+            b_entering, b_source = enter_in_parts(
+                b_alpha, p_transition, C, C_PAD, IS_MAX, p_best is not None
+            )
+        else:
+            b_ways = b_alpha[:, :, None] + b_transition[None, :, :]
+            if p_best is not None:
+                b_entering, b_source = first_of_max(b_ways, i_c[None, :, None], C_PAD, 1)
+            else:
+                b_entering = total(b_ways, 1, IS_MAX)
         if p_best is not None:
-            b_entering, b_source = first_of_max(b_ways, i_c[None, :, None], C_PAD, 1)
             p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]
             tl.store(p_row, b_source, mask=m_t & (t + 1 < b_length)[:, None])
-        else:
-            b_entering = total(b_ways, 1, IS_MAX)
 
         if t % REBASE == REBASE - 1:
             b_base = b_sum.to(D)

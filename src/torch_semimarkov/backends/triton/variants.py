@@ -11,7 +11,7 @@ import torch
 
 from torch_semimarkov.potentials import Potentials
 
-# Entries of the larger of two tiles, durations by labels and labels by labels, at most ->
+# Entries of the larger of two tiles, durations by labels and (64 at most) labels by labels ->
 # sequences in a program, warps of the scan, warps of the gradient. Float64 counts twice.
 TABLE = (
     (64, 4, 1, 1),
@@ -20,7 +20,7 @@ TABLE = (
     (4096, 1, 4, 8),
     (8192, 1, 8, 16),
     (16384, 1, 16, 16),
-    (1 << 20, 1, 32, 32),
+    (1 << 20, 1, 16, 16),
 )
 MOST_LABELS = 256
 
@@ -64,7 +64,7 @@ def shared_bytes(p: Potentials) -> int:
 def variant_of(p: Potentials) -> Variant:
     """The form in which potentials run."""
     K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
-    entries = max(K_PAD, C_PAD) * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
+    entries = max(K_PAD, min(C_PAD, 64)) * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
     _, *numbers = next(row for row in TABLE if entries <= row[0])
     sequences, scan_warps, gradient_warps = numbers
     return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps)
