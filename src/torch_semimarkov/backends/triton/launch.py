@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
-from torch_semimarkov.backends.triton.gradient import FLUSH, gradient_kernel
+from torch_semimarkov.backends.triton.gradient import FLUSH, IN_REGISTERS, gradient_kernel
 from torch_semimarkov.backends.triton.scan import scan_kernel
 from torch_semimarkov.backends.triton.variants import Variant, variant_of
 from torch_semimarkov.potentials import Potentials
@@ -122,14 +122,17 @@ def forward(
 
 def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    run, v = Run(p), variant_of(p)
+    run, v, dtype = Run(p), variant_of(p), p.scores.dtype
     present = dict(p.terms())
     names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
     found = {name: torch.zeros_like(present[name]) for name in names}
     weight = run.padded(weight.detach().to(torch.float64).contiguous())
     tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
     sums = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
-    work = sums, p.scores.new_zeros(len(weight), tile)
+    parts = run.empty(2 if tile > IN_REGISTERS.value else 1, len(weight), tile, dtype=dtype)
+    parts[0].zero_()
+    parts[1:].fill_(-torch.inf)
+    work = sums, parts
     if kept.dim() == 2:
         rows = kept.view(-1).view(p.scores.dtype)
         run.gradient(weight, rows, work, found, (0, p.T, p.T))
