@@ -6,13 +6,13 @@ VENV ?= .venv
 PYTEST_ARGS ?= -q -n auto --maxprocesses 4
 BIN := $(VENV)/bin
 SETUP := PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup_venv.sh
-CODE := $(wildcard src tests benchmarks examples)
+CODE := $(wildcard src tests benchmarks examples scripts)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup clean
+.PHONY: help demo test test-triton kernels test-gpu bench-gpu lint format setup clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo:  ## train, decode and plot a synthetic data set; results in runs/demo
 	@$(SETUP) demo
@@ -21,6 +21,22 @@ demo:  ## train, decode and plot a synthetic data set; results in runs/demo
 test:  ## run the test suite (PYTEST_ARGS='-q -k padding' for a part of it)
 	@$(SETUP) dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-triton:  ## run the triton backend under Triton's interpreter; needs no GPU
+	@$(SETUP) dev
+	$(BIN)/python tests/interpreted.py
+
+kernels:  ## compile the usual kernels without a GPU and print what they use
+	@$(SETUP) dev
+	$(BIN)/python scripts/compile_kernels.py --quick
+
+test-gpu:  ## test the triton backend at full size; says so where there is no GPU
+	@$(SETUP) dev
+	scripts/test_gpu.sh $(BIN)/python
+
+bench-gpu:  ## measure the triton backend beside its peers; says so where there is no GPU
+	@$(SETUP) dev
+	$(BIN)/python benchmarks/gpu_vs_peers.py
 
 lint:  ## ruff check, ruff format --check, mypy on functional/
 	@$(SETUP) dev

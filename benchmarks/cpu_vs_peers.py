@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import overhead
 import torch
+from command import Parser, add_common, collect, whole
 from measuring import Repeats, Step, measure
 from peers import PEERS
 from rows import Row, Sheet, as_table
-from tqdm import tqdm
 from truth import Truth
-from workload import OURS, PHASES, Size, draw, parse_size
+from workload import OURS, PHASES, Size, draw
 
 from torch_semimarkov.errors import SemiMarkovError
 
@@ -45,15 +44,6 @@ SCALING = (
 # to one without.
 MOST_OVERHEAD, MOST_CHECKS = 0.1, 2.0
 
-USER_ERROR, INTERRUPTED = 2, 130
-
-
-class Parser(argparse.ArgumentParser):
-    """Every mistake ends with one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"error: {message} (see --help)\n")
-
 
 def wanted(row: Row) -> tuple[str | None, bool | None]:
     """What is wanted of a row, in words, and whether it is met; None where nothing is."""
@@ -72,58 +62,11 @@ def wanted(row: Row) -> tuple[str | None, bool | None]:
     return None, None
 
 
-def size_of(text: str) -> Size:
-    """For argparse, which shows the text of this error only."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def names_of(text: str, known: Sequence[str]) -> list[str]:
-    """Names between commas, each one of ``known``."""
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {', '.join(known)} between commas, got {text!r}"
-        )
-    return list(dict.fromkeys(names))
-
-
 def parser() -> Parser:
     """The flags."""
     made = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_common(made)
     add = made.add_argument
-    add(
-        "--configs",
-        nargs="+",
-        type=size_of,
-        metavar="B,T,K,C",
-        help="sizes to measure against the peers, and for --overhead; default: those of --list",
-    )
-    add(
-        "--phases",
-        type=lambda text: names_of(text, PHASES),
-        default=list(PHASES),
-        metavar="A,B",
-        help=f"some of {','.join(PHASES)}; default: all",
-    )
-    add("--repeats", type=whole, default=15, help="times for ours (default 15)")
-    add(
-        "--peer-repeats",
-        type=whole,
-        default=3,
-        help="times for a peer whose first call is not slow (default 3); a slow one gets 1",
-    )
-    add("--no-peers", action="store_true", help="measure ours alone")
     add(
         "--threads",
         type=lambda text: [whole(part) for part in text.split(",")],
@@ -144,9 +87,7 @@ def parser() -> Parser:
         action="store_true",
         help="the cost of a call around its kernel, and of checks of values",
     )
-    add("--output", type=Path, help="CSV to append the rows to")
-    add("--list", action="store_true", help="show sizes, wanted ratios and peers; measure nothing")
-    return made  # fmt: skip
+    return made
 
 
 def plan(args: argparse.Namespace) -> list[Step]:
@@ -227,15 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet = Sheet(args.output)
     except (SemiMarkovError, OSError) as error:
         flags.error(f"--output: {error}")
-    threads, code = torch.get_num_threads(), 0
+    threads = torch.get_num_threads()
     steps = len(plan(args)) + len(overhead_plan(args))
     try:
-        with tqdm(total=steps * len(args.threads or [threads]), disable=None) as bar:
-            for rows in measured(args, bar):
-                sheet.add(rows)
-    except KeyboardInterrupt:
-        print("stopped; what was measured is kept", file=sys.stderr)
-        code = INTERRUPTED
+        total = steps * len(args.threads or [threads])
+        code = collect(lambda bar: measured(args, bar), total, sheet)
     finally:
         torch.set_num_threads(threads)
     if sheet.rows:

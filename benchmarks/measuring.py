@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from peers import Peer
 from rows import Row, measured_row, new_row, with_ratios
-from timing import interleave, timed
+from timing import Clock, interleave, timed
 from truth import Truth, Verdict, differs, verdict_of
 from workload import OURS, Call, Size, our_call
 
@@ -29,6 +29,8 @@ class Step(NamedTuple):
         phase: one of workload.PHASES.
         peers: whom to measure beside us.
         peer_threads: threads of torch in a peer's calls; None for as many as ours.
+        ours: our backend.
+        device: where the calls run.
     """
 
     case: str
@@ -36,14 +38,28 @@ class Step(NamedTuple):
     phase: str
     peers: tuple[Peer, ...] = ()
     peer_threads: int | None = None
+    ours: str = OURS
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often each call is measured: ours, and a peer's."""
+    """How often each call is measured, and by what.
+
+    Args:
+        ours: times for ours.
+        peers: times for a peer.
+        clock: measures one call.
+        compiles: a first call compiles, so the time of the second says whether a peer is slow.
+    """
 
     ours: int = 15
     peers: int = 3
+    clock: Clock = timed
+    compiles: bool = False
+
+
+_DEFAULT = Repeats()
 
 
 class _Checked(NamedTuple):
@@ -57,21 +73,22 @@ def measure(
     step: Step, truth: Truth, repeats: Repeats, say: Callable[[str], None] = lambda text: None
 ) -> list[Row]:
     """The rows of one step: ours first, then one for each thing measured of each peer."""
-    fitting = [peer for peer in step.peers if peer.fits(truth.workload)]
+    load = truth.workload.to(step.device)
+    fitting = [peer for peer in step.peers if peer.fits(load)]
     absent = [_missing_row(step, peer) for peer in fitting if peer.missing()]
-    calls = [our_call(truth.workload, step.phase)]
+    calls = [our_call(load, step.phase, backend=step.ours)]
     for peer in fitting:
         if not peer.missing():
-            found = peer.prepare(truth.workload, step.phase)
+            found = peer.prepare(load, step.phase)
             calls.extend(replace(x, run=on_threads(x.run, step.peer_threads)) for x in found)
     checked = []
     for call in calls:
         say(f"{step.size} {step.phase}: checking {call.backend}, {call.measured}")
-        checked.append(check(call, truth))
+        checked.append(check(call, truth, repeats))
     say(f"{step.size} {step.phase}: timing")
-    seconds = _times(checked, repeats)
+    seconds = _times(checked, repeats, step.ours)
     rows = [_row(step, one, seconds[_key(one)]) for one in checked]
-    return with_ratios([*rows, *absent], OURS)
+    return with_ratios([*rows, *absent], step.ours)
 
 
 def on_threads(run: Callable[[], Any], threads: int | None) -> Callable[[], Any]:
@@ -90,10 +107,12 @@ def on_threads(run: Callable[[], Any], threads: int | None) -> Callable[[], Any]
     return pinned
 
 
-def check(call: Call, truth: Truth) -> _Checked:
+def check(call: Call, truth: Truth, repeats: Repeats = _DEFAULT) -> _Checked:
     """Run a call once, or twice where it must repeat its bits, and compare."""
     try:
-        first, result = timed(call.run)
+        if repeats.compiles:
+            call.run()
+        first, result = repeats.clock(call.run)
         verdict = verdict_of(call, result, truth)
         if not verdict.problem and call.repeats_bits:
             again = call.found(call.run())
@@ -105,29 +124,29 @@ def check(call: Call, truth: Truth) -> _Checked:
     return _Checked(call, verdict, first)
 
 
-def _times(checked: Sequence[_Checked], repeats: Repeats) -> dict[str, list[float]]:
+def _times(checked: Sequence[_Checked], repeats: Repeats, ours: str) -> dict[str, list[float]]:
     """Seconds by call; peers before us in each round, so that ours is the one that is warmed."""
-    order = sorted(checked, key=lambda one: one.call.backend == OURS)
-    counts = {_key(one): _count(one, repeats) for one in order}
-    seconds = interleave({_key(one): one.call.run for one in order}, counts)
+    order = sorted(checked, key=lambda one: one.call.backend == ours)
+    counts = {_key(one): _count(one, repeats, ours) for one in order}
+    seconds = interleave({_key(one): one.call.run for one in order}, counts, repeats.clock)
     for one in order:
-        if _right(one) and _is_slow(one):
+        if _right(one) and _is_slow(one, ours):
             seconds[_key(one)].append(one.first)
     return seconds
 
 
-def _count(one: _Checked, repeats: Repeats) -> int:
-    if not _right(one) or _is_slow(one):
+def _count(one: _Checked, repeats: Repeats, ours: str) -> int:
+    if not _right(one) or _is_slow(one, ours):
         return 0
-    return repeats.ours if one.call.backend == OURS else repeats.peers
+    return repeats.ours if one.call.backend == ours else repeats.peers
 
 
 def _right(one: _Checked) -> bool:
     return not (one.failure or one.verdict.problem)
 
 
-def _is_slow(one: _Checked) -> bool:
-    return one.call.backend != OURS and one.first >= SLOW
+def _is_slow(one: _Checked, ours: str) -> bool:
+    return one.call.backend != ours and one.first >= SLOW
 
 
 def _key(one: _Checked) -> str:
@@ -140,7 +159,7 @@ def _row(step: Step, one: _Checked, seconds: list[float]) -> Row:
         step.case, step.size, step.phase, call.backend,
         measured=call.measured, backend_version=call.version, dtype="float32",
     )  # fmt: skip
-    if call.backend != OURS and step.peer_threads is not None:
+    if call.backend != step.ours and step.peer_threads is not None:
         row["threads"] = step.peer_threads
     if one.failure:
         return {**row, "status": "error", "reason": one.failure}

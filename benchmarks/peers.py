@@ -78,7 +78,8 @@ def _flash_semicrf(module: Any, workload: Workload, phase: str) -> list[tuple[st
     leaves = [workload.cum_scores, workload.transition, workload.duration_bias]
 
     def value(*terms: Tensor) -> Tensor:
-        return forward(*terms, workload.lengths, K)
+        # On a GPU that is its Triton kernel, from K = 3 on; on the CPU it falls back to torch.
+        return forward(*terms, workload.lengths, K, use_triton=True)
 
     if phase == "forward":
         run = without_gradients(lambda: value(*leaves))
@@ -102,7 +103,7 @@ def _flash_gradients(result: tuple[Tensor, tuple[Tensor, ...]]) -> Found:
 
 def _flash_decode(module: Any, workload: Workload) -> Any:
     """Its head's own decoding, which computes in float64 and walks back in Python."""
-    head = module.SemiMarkovCRFHead(workload.size.C, workload.size.K)
+    head = module.SemiMarkovCRFHead(workload.size.C, workload.size.K).to(workload.scores.device)
     with torch.no_grad():
         head.transition.copy_(workload.transition)
         head.duration_dist.duration_bias.copy_(workload.duration_bias)
@@ -116,13 +117,13 @@ def _flash_path(result: Any) -> Found:
 
 
 def _pytorch_crf(module: Any, workload: Workload, phase: str) -> list[tuple[str, Any, Any]]:
-    crf = module.CRF(workload.size.C).to(workload.scores.dtype)
+    crf = module.CRF(workload.size.C).to(workload.scores)
     with torch.no_grad():
         crf.transitions.copy_(workload.transition)
         crf.start_transitions.copy_(workload.start(phase))
         crf.end_transitions.zero_()
     emissions = (workload.scores + workload.duration_bias[0]).transpose(0, 1).contiguous()
-    mask = torch.ones(emissions.shape[:2], dtype=torch.bool)
+    mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
     if phase == "viterbi":
         return [("path", without_gradients(lambda: crf.decode(emissions, mask)), _labels_path)]
     if phase == "forward":

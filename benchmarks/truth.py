@@ -1,4 +1,4 @@
-"""Correct before fast: what the reference backend says in float64, and how far a call is off."""
+"""Correct before fast: what a backend says in float64, and how far a call is off."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Verdict(NamedTuple):
 class Truth:
     """The right answers for one workload, each computed when it is first asked for."""
 
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self.options = {"lengths": workload.lengths, "backend": "reference"}
+    def __init__(self, workload: Workload, backend: str = "reference") -> None:
+        self.workload, self.backend = workload, backend
+        self.options = {"lengths": workload.lengths, "backend": backend}
 
     @property
     def affordable(self) -> bool:
-        """True if the reference can be waited for."""
-        return self.workload.size.T <= REFERENCE_POSITIONS
+        """True if the backend can be waited for."""
+        return self.backend != "reference" or self.workload.size.T <= REFERENCE_POSITIONS
 
     def terms(self, phase: str) -> dict[str, Tensor]:
         """The terms that a call gets, rounded as it gets them, in float64."""
@@ -77,7 +77,7 @@ class Truth:
 
 def verdict_of(call: Call, result: Any, truth: Truth) -> Verdict:
     """Compare the result of a call with the truth."""
-    found = call.found(result)
+    found = call.found(result).to("cpu")
     if not truth.affordable:
         return _by_identities(call, found, truth)
     right, (value_limit, gradient_limit) = truth.of(call.phase), call.tolerance
@@ -96,7 +96,8 @@ def verdict_of(call: Call, result: Any, truth: Truth) -> Verdict:
                 f"gradient of {name} is off by {error:.1e}, allowed {gradient_limit:.0e}"
             )
     largest = max(gradient_errors, default=None)
-    return Verdict("; ".join(problems), max(errors, default=None), largest)
+    checked = f"{truth.backend} float64"
+    return Verdict("; ".join(problems), max(errors, default=None), largest, checked)
 
 
 def differs(first: Found, second: Found) -> bool:

@@ -15,6 +15,9 @@ from torch_semimarkov import Segments, log_partition, viterbi
 
 PHASES = ("forward", "forward+backward", "viterbi")
 OURS = "cpu"
+# Largest relative error of our values and gradients: the cpu backend computes in float64, the
+# kernels of a GPU in the type of the inputs.
+TOLERANCES = {OURS: (1e-6, 1e-5), "triton": (1e-6, 1e-4)}
 
 
 class Size(NamedTuple):
@@ -72,6 +75,11 @@ class Workload:
         wide = torch.nn.functional.pad(self.scores.double(), (0, 0, 1, 0)).cumsum(1)
         return wide.to(self.scores.dtype)
 
+    def to(self, device: torch.device | str) -> Workload:
+        """The same potentials on a device."""
+        tensors = (self.scores, self.transition, self.duration_bias, self.lengths)
+        return Workload(*(tensor.to(device) for tensor in tensors))
+
     def start(self, phase: str) -> Tensor:
         """(C,). The start scores that are the peer's free transition into the first segment."""
         if phase == "viterbi":
@@ -121,6 +129,12 @@ class Found:
     gradients: dict[str, Tensor]
     segments: Segments | None = None
 
+    def to(self, device: torch.device | str) -> Found:
+        """The same on a device."""
+        value = None if self.value is None else self.value.to(device)
+        gradients = {name: x.to(device) for name, x in self.gradients.items()}
+        return Found(value, gradients, self.segments and self.segments.to(device))
+
 
 @dataclass(frozen=True)
 class Call:
@@ -148,10 +162,20 @@ class Call:
     repeats_bits: bool = False
 
 
-def our_call(workload: Workload, phase: str, validate_args: bool | None = None) -> Call:
+def our_call(
+    workload: Workload,
+    phase: str,
+    validate_args: bool | None = None,
+    backend: str = OURS,
+    checkpoint_interval: int | None = None,
+) -> Call:
     """Our public function on one workload."""
     terms = workload.terms(phase)
-    options = {"lengths": workload.lengths, "backend": OURS, "validate_args": validate_args}
+    options: dict[str, Any] = {
+        "lengths": workload.lengths, "backend": backend, "validate_args": validate_args,
+    }  # fmt: skip
+    if checkpoint_interval is not None and phase != "viterbi":
+        options["checkpoint_interval"] = checkpoint_interval
     if phase == "viterbi":
         run, found = _decode(terms, options), _found_path
     elif phase == "forward":
@@ -165,7 +189,10 @@ def our_call(workload: Workload, phase: str, validate_args: bool | None = None) 
     measured = "score and path" if phase == "viterbi" else "log partition"
     if phase == "forward+backward":
         measured = "and gradients of 4 inputs"
-    return Call(OURS, phase, measured, torch_semimarkov.__version__, run, found, (1e-6, 1e-5), True)
+    if checkpoint_interval is not None:
+        measured += f", checkpoint_interval={checkpoint_interval}"
+    version, tolerance = torch_semimarkov.__version__, TOLERANCES.get(backend, TOLERANCES[OURS])
+    return Call(backend, phase, measured, version, run, found, tolerance, True)
 
 
 def with_gradients(function: Callable[..., Tensor], leaves: list[Tensor]) -> Any:

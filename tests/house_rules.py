@@ -181,6 +181,9 @@ def size_misfits(source: str, path: str) -> list[str]:
         depth = _nesting(function.body)
         if depth > MAX_NESTING:
             misfits.append(f"{where} is nested {depth} deep, at most {MAX_NESTING}")
+        strides = [each for each in _argument_names(function) if "stride" in each.lower()]
+        if kernel and strides:
+            misfits.append(f"{where} takes {strides[0]}; kernels get contiguous tensors")
         count = _parameters(function)
         flat = _is_decorated(function, FLAT_DECORATORS)
         most = MAX_KERNEL_PARAMETERS if flat else MAX_PARAMETERS
@@ -249,15 +252,19 @@ def _statement_depth(statement: ast.stmt) -> int:
 
 def _parameters(function: Function) -> int:
     """Parameters that can be given by position, ``self`` and ``cls`` not counted."""
-    names = [argument.arg for argument in function.args.posonlyargs + function.args.args]
+    names = _argument_names(function)
     return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def _argument_names(function: Function) -> list[str]:
+    return [argument.arg for argument in function.args.posonlyargs + function.args.args]
 
 
 # Numerics and safety
 
 
 def source_misfits(source: str, path: str) -> list[str]:
-    """Finite stand-ins for -inf, ``fastmath``, ``assert``, and code executed from files."""
+    """Finite stand-ins for -inf, ``fastmath``, atomics, ``assert``, code executed from files."""
     tree = ast.parse(source)
     misfits = [f"{path}:{line}: {problem}" for line, problem in _stand_ins(tree, path)]
     for node in ast.walk(tree):
@@ -319,6 +326,8 @@ def _unsafe(node: ast.AST) -> str:
         return f"{name} with allow_pickle"
     if keywords.get("fastmath", "False") != "False":
         return f"{name} with fastmath"
+    if name.startswith("tl.atomic_"):
+        return f"{name}, whose order nothing fixes"
     return ""
 
 

@@ -123,6 +123,7 @@ BAD_SIZES = {
     "many parameters": "def f(a, b, c, d, e, f, g, h, i):\n    pass\n",
     "many kernel parameters": f"@njit(cache=True)\ndef f({flat(21)}): 0\n",
     "many op parameters": f"@torch.library.custom_op('x::f')\ndef f({flat(21)}): 0\n",
+    "a stride of a kernel": "@triton.jit\ndef f(p_x, stride_b, C): 0\n",
     "an op is no kernel": function_of(61, "@torch.library.custom_op('x::f')\ndef f():"),
 }
 GOOD_SIZES = {
@@ -135,6 +136,7 @@ GOOD_SIZES = {
     "a chain of elif": "def f():\n    if a:\n        0\n" + "    elif a:\n        0\n" * 9,
     "an op at the limit": f"@torch.library.custom_op('x::f')\ndef f({flat(20)}): 0\n",
     "keywords only": "def f(a, *, b, c, d, e, f, g, h, i, j):\n    pass\n",
+    "a stride elsewhere": "def f(x, stride): 0\n",
     "self is not counted": "class A:\n    def f(self, a, b, c, d, e, f, g, h):\n        pass\n",
 }
 
@@ -171,6 +173,7 @@ BAD_SOURCE = [
     "import pickle",
     "def f():\n    from pickle import loads",
     "@njit(fastmath=True)\ndef f(): 0",
+    "tl.atomic_add(p_x + o, b_x)",
 ]
 GOOD_SOURCE = [
     "x = float('-inf')",

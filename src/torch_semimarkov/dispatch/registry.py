@@ -18,6 +18,7 @@ from torch_semimarkov.segments import Segments
 from torch_semimarkov.semirings import Semiring
 
 _MODULES: dict[str, str] = {
+    "triton": "torch_semimarkov.backends.triton",
     "cpu": "torch_semimarkov.backends.cpu",
     "reference": "torch_semimarkov.backends.reference",
 }
@@ -40,6 +41,9 @@ class Backend(Protocol):
     ) -> list[str]:
         """Why this backend cannot run ``op``; empty if it can."""
         ...
+
+    # Two more functions are optional: ``reasons_against_choice(potentials)``, what keeps a backend
+    # that can run a call out of the automatic choice; ``variant(potentials)``, how it would run it.
 
 
 class CompositeBackend(Backend, Protocol):

@@ -41,18 +41,21 @@ class Explanation:
         chosen: name of the backend that would run it; None if none can.
         asked: the backend asked for by name, or None.
         reasons: reasons against each backend, in the order of choice; empty means it can run.
+        variant: which form of its kernels the chosen backend would run, in words; may be empty.
     """
 
     call: str
     chosen: str | None
     asked: str | None
     reasons: dict[str, list[str]]
+    variant: str = ""
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
         lines = [f"{self.call}: {self.chosen or 'no backend'}"]
         for name, reasons in self.reasons.items():
-            verdict = "; ".join(reasons) or ("runs" if name == self.chosen else "could run")
+            runs = f"runs: {self.variant}" if self.variant else "runs"
+            verdict = "; ".join(reasons) or (runs if name == self.chosen else "could run")
             lines.append(f"  {name:<{width}}  {verdict}")
         return "\n".join(lines)
 
@@ -115,7 +118,8 @@ def explain_op(op: str, p: _Any, semiring: str = "log", backend: str | None = No
     chosen = next((name for name, against in reasons.items() if not against), None)
     dtype = str(p.compute_dtype)[6:]
     call = f"{op}(semiring={semiring!r}) on device={p.device}, {dtype}"
-    return Explanation(call, chosen, asked, reasons)
+    describe = None if chosen is None else getattr(loaded(chosen), "variant", None)
+    return Explanation(call, chosen, asked, reasons, describe(p) if describe else "")
 
 
 def _candidates(backend: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -130,4 +134,9 @@ def _reasons(name: str, op: str, p: _Any, semiring: str, asked: bool) -> list[st
     missing = why_missing(name)
     if missing and asked:
         raise UnsupportedError(missing)
-    return [missing] if missing else loaded(name).reasons_against(op, p, semiring)
+    if missing:
+        return [missing]
+    backend = loaded(name)
+    reasons = backend.reasons_against(op, p, semiring)
+    against_choice = getattr(backend, "reasons_against_choice", None)
+    return reasons if reasons or asked or against_choice is None else against_choice(p)

@@ -1,0 +1,182 @@
+"""The Triton backend: durations and labels in the lanes of a GPU; docs/gpu-kernels.md.
+
+This module loads Triton at the first call that runs. With TRITON_INTERPRET=1 it takes CPU tensors
+too, if it is asked for by name: Triton's interpreter is for tests.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import metadata
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.backends.triton.variants import MOST_LABELS, shared_bytes, variant_of
+from torch_semimarkov.potentials import EdgePotentials, Potentials
+
+__all__ = [
+    "COMPOSITE",
+    "COSTS",
+    "NAME",
+    "OPS",
+    "SEMIRINGS",
+    "backward",
+    "edge_backward",
+    "edge_forward",
+    "edge_kept_shape",
+    "forward",
+    "kept_shape",
+    "reasons_against",
+    "reasons_against_choice",
+    "variant",
+    "viterbi",
+]
+
+NAME = "triton"
+COMPOSITE = False
+OPS = ("log_partition", "viterbi", "edge_log_partition")
+SEMIRINGS = ("log", "max")
+# Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
+COSTS = {
+    "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
+    "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "edge_log_partition": ("O(T K C^2)", "O(T C)", "O(T C)"),
+}
+OLDEST = (3, 6)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def reasons_against(
+    op: str, potentials: Potentials | EdgePotentials, semiring: str = "log"
+) -> list[str]:
+    """Why this backend cannot run ``op``; empty if it can."""
+    p, reasons = potentials, []
+    on_device = p.device.type == "cuda"
+    if not on_device and not (INTERPRETED and p.device.type == "cpu"):
+        reasons.append(f"needs CUDA tensors, got {p.device}")
+    else:
+        reasons += triton_problems()
+    if op not in OPS:
+        reasons.append(f"has no {op}")
+    if semiring not in SEMIRINGS:
+        reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
+    if p.C > MOST_LABELS:
+        reasons.append(f"takes at most C = {MOST_LABELS} labels, got {p.C}")
+    elif on_device and not reasons and isinstance(p, Potentials):
+        reasons += memory_problems(p.device.index or 0, shared_bytes(p))
+    if torch._C._are_functorch_transforms_active():
+        reasons.append("cannot be followed by torch.func transforms")
+    return reasons
+
+
+def reasons_against_choice(potentials: Potentials | EdgePotentials) -> list[str]:
+    """What keeps this backend out of the automatic choice; it can still be asked for by name."""
+    if potentials.device.type == "cpu":
+        return ["runs on CPU tensors in Triton's interpreter only if asked for by name"]
+    return []
+
+
+def variant(potentials: Potentials | EdgePotentials) -> str:
+    """Which form of the kernels runs, for ``explain``."""
+    p = potentials
+    if isinstance(p, EdgePotentials):
+        return "explicit edges"
+    return "transitions by duration" if p.per_duration else str(variant_of(p))
+
+
+@lru_cache(maxsize=1)
+def triton_problems() -> list[str]:
+    """What is wrong with the Triton that is installed; found out once in a process."""
+    oldest = ".".join(map(str, OLDEST))
+    found = _version("triton") or _version("pytorch-triton-rocm") or _version("triton-windows")
+    if not found:
+        return [f"needs Triton, which is not installed; `pip install 'triton>={oldest}'`"]
+    if tuple(int(part) for part in found.split("+")[0].split(".")[:2]) < OLDEST:
+        return [f"needs Triton {oldest} or later, got {found}"]
+    return []
+
+
+@lru_cache(maxsize=64)
+def memory_problems(device: int, needed: int) -> list[str]:
+    """Whether a GPU has too little shared memory for the kernels."""
+    found = torch.cuda.get_device_properties(device)
+    has = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
+    if has < needed:
+        return [f"needs {needed} bytes of shared memory, the GPU has {has}; take fewer labels"]
+    return []
+
+
+# torch.compile runs these when it traces, and cannot trace them.
+triton_problems._dynamo_marked_constant = True  # type: ignore[attr-defined]
+memory_problems._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def kept_shape(
+    potentials: Potentials, keep: bool, checkpoint_interval: int | None
+) -> tuple[int, ...]:
+    """Shape of what the forward keeps for the backward; see ``launch``."""
+    from torch_semimarkov.backends.triton import launch, per_duration
+
+    part = per_duration if potentials.per_duration else launch
+    return part.kept_shape(potentials, keep, checkpoint_interval)
+
+
+def forward(
+    potentials: Potentials, semiring: str, keep: bool, checkpoint_interval: int | None
+) -> tuple[Tensor, Tensor]:
+    """The total (B,) float64, and what is kept for the backward.
+
+    ``checkpoint_interval`` keeps the state of the scan every so many positions, rounded up to a
+    multiple of 32 and to the padded K at least, in place of the messages of every position.
+    """
+    from torch_semimarkov.backends.triton import launch, per_duration
+
+    part = per_duration if potentials.per_duration else launch
+    return part.forward(potentials, semiring, keep, checkpoint_interval)
+
+
+def backward(
+    potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+    from torch_semimarkov.backends.triton import launch, per_duration
+
+    part = per_duration if potentials.per_duration else launch
+    return part.backward(potentials, value, kept, weight)
+
+
+def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+    from torch_semimarkov.backends.triton import launch, per_duration
+
+    part = per_duration if potentials.per_duration else launch
+    return part.viterbi(potentials)
+
+
+def edge_kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
+    """Alpha and its normaliser at every boundary."""
+    return (p.B, p.T + 1, p.C + 1)
+
+
+def edge_forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
+    """The total (B,) float64 of explicit edges, and what is kept for the backward."""
+    from torch_semimarkov.backends.triton import edges
+
+    return edges.forward(p, semiring, keep)
+
+
+def edge_backward(p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
+    from torch_semimarkov.backends.triton import edges
+
+    return edges.backward(p, semiring, kept, weight)

@@ -1,0 +1,180 @@
+"""Memory and grids of the kernels; nothing here waits for the device.
+
+What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
+(1, size): every position's messages, 3 C + 1 numbers of the scores' type;
+(stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence,
+made an even number.
+The backward then runs each stretch once more, two of them in memory at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
+from torch_semimarkov.backends.triton.gradient import FLUSH, IN_REGISTERS, gradient_kernel
+from torch_semimarkov.backends.triton.scan import scan_kernel
+from torch_semimarkov.backends.triton.variants import Variant, variant_of
+from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.segments import PAD
+
+_WIDTH = 128
+
+
+def up(size: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is not below ``size``."""
+    return (size + step - 1) // step * step
+
+
+def stretch_of(T: int, stretches: int, variant: Variant) -> int:
+    """Positions of each of so many stretches: as long as the tile is, and whole bases."""
+    return up(max((T + stretches - 1) // stretches, variant.K_PAD), FLUSH.value)
+
+
+def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
+    """See the head of this file; (1, 0) without a gradient to come."""
+    if not keep:
+        return 1, 0
+    half = 1 if p.scores.dtype == torch.float64 else 2
+    if interval is None:
+        return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
+    variant = variant_of(p)
+    stretch = up(max(interval, variant.K_PAD), FLUSH.value)
+    states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
+    return (p.T + stretch - 1) // stretch, states // half, 1
+
+
+class Run:
+    """The kernels of one call, over canonical potentials with (C, C) transitions."""
+
+    def __init__(self, p: Potentials) -> None:
+        self.p, self.variant = p, variant_of(p)
+        self.programs = up(p.B, self.variant.sequences) // self.variant.sequences
+        self.lengths = self.padded(p.lengths)  # type: ignore[arg-type]
+        nothing = p.scores.new_zeros(p.C)
+        ends = [nothing if x is None else x for x in (p.start, p.end)]
+        missing = 0, self.variant.C_PAD - p.C, 0, self.variant.K_PAD - p.K
+        bias = torch.nn.functional.pad(p.duration_bias.detach(), missing, value=-torch.inf)
+        self.tables = torch.cat([x.detach().reshape(-1) for x in (bias, p.transition, *ends)])
+
+    def padded(self, x: Tensor) -> Tensor:
+        """(programs * sequences,). Zeros for the sequences that are not there."""
+        missing = self.programs * self.variant.sequences - self.p.B
+        return torch.nn.functional.pad(x, (0, missing)) if missing else x
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Memory on the device."""
+        return torch.empty(shape, dtype=dtype, device=self.p.device)
+
+    def scan(
+        self,
+        semiring: str,
+        value: Tensor,
+        rows: Tensor | None = None,
+        state: Tensor | None = None,
+        best: Tensor | None = None,
+        span: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Scan a span (first, stop, rows kept), default all positions."""
+        p, v = self.p, self.variant
+        first, stop, ROWS = span or (0, p.T, p.T)
+        scan_kernel[(self.programs,)](
+            p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, rows, state,
+            best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
+            IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
+        )  # fmt: skip
+
+    def gradient(
+        self, weight: Tensor, rows: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor],
+        span: tuple[int, int, int],
+    ) -> None:  # fmt: skip
+        """Run the combining pass over a span (first, stop, rows kept)."""
+        p, v = self.p, self.variant
+        first, stop, ROWS = span
+        gradient_kernel[(self.programs,)](
+            p.scores, p.start_scores, self.tables, self.lengths, weight, rows, *work,
+            out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K, p.C, first,
+            stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD, num_warps=v.gradient_warps,
+            num_stages=1,
+        )  # fmt: skip
+
+
+def forward(
+    p: Potentials, semiring: str, keep: bool, interval: int | None
+) -> tuple[Tensor, Tensor]:
+    """The total (B,) float64, and what is kept for the backward."""
+    run, dtype = Run(p), p.scores.dtype
+    value, kept = run.empty(p.B), run.empty(*kept_shape(p, keep, interval))
+    if not keep or semiring == "max":
+        run.scan(semiring, value)
+        return value, kept.zero_()
+    if interval is None:
+        run.scan(semiring, value, kept.view(-1).view(dtype))
+        return value, kept
+    stretch = stretch_of(p.T, len(kept), run.variant)
+    states = kept.view(len(kept), -1).view(dtype)
+    for first in range(0, p.T, stretch):
+        span = first, min(first + stretch, p.T), 1
+        run.scan(semiring, value, state=states[first // stretch :], span=span)
+    return value, kept
+
+
+def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+    run, v, dtype = Run(p), variant_of(p), p.scores.dtype
+    present = dict(p.terms())
+    names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
+    found = {name: torch.zeros_like(present[name]) for name in names}
+    weight = run.padded(weight.detach().to(torch.float64).contiguous())
+    tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
+    sums = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
+    parts = run.empty(2 if tile > IN_REGISTERS.value else 1, len(weight), tile, dtype=dtype)
+    parts[0].zero_()
+    parts[1:].fill_(-torch.inf)
+    work = sums, parts
+    if kept.dim() == 2:
+        rows = kept.view(-1).view(p.scores.dtype)
+        run.gradient(weight, rows, work, found, (0, p.T, p.T))
+    else:
+        _by_stretches(run, kept, weight, work, found)
+    counts = sums[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
+    bias, moves, start, end = counts.split([tile, p.C * p.C, p.C, p.C])
+    bias = bias.view(v.K_PAD, v.C_PAD)[: p.K, : p.C]
+    shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
+    for name in shared.keys() & present.keys():
+        found[name] = shared[name].reshape(present[name].shape).clone()
+    return found
+
+
+def _by_stretches(
+    run: Run, kept: Tensor, weight: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor]
+) -> None:
+    """Scan each stretch once more, the one before it too, and combine it."""
+    p, dtype = run.p, run.p.scores.dtype
+    stretch = stretch_of(p.T, len(kept), run.variant)
+    ROWS = min(2 * stretch, p.T)
+    rows = run.empty(p.B, ROWS, 3 * p.C + 1, dtype=dtype)
+    unused = run.empty(p.B)
+    states = kept.view(len(kept), -1).view(dtype)
+    last = (p.T - 1) // stretch
+    for j in range(last, -1, -1):
+        for again in (j, j - 1) if j == last else (j - 1,):
+            if again >= 0:
+                span = again * stretch, min((again + 1) * stretch, p.T), ROWS
+                run.scan("log", unused, rows, states[again:], None, span)
+        run.gradient(weight, rows, work, out, (j * stretch, min((j + 1) * stretch, p.T), ROWS))
+
+
+def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+    run, (B, T, C) = Run(p), p.scores.shape
+    value, count = run.empty(B), run.empty(B, dtype=torch.int64)
+    best = run.empty(B, T, 2 * C, dtype=torch.int32)
+    run.scan("max", value, best=best)
+    walked = run.empty(B, T, 2, dtype=torch.int32)
+    traceback_kernel[(B,)](best, value, p.lengths, walked, count, T, C, num_warps=1)
+    table = run.empty(3, B, T, dtype=torch.int64)
+    grid = (B, up(T, _WIDTH) // _WIDTH)
+    table_kernel[grid](walked, count, table, B, T, PAD=PAD, WIDTH=_WIDTH, num_warps=4)
+    return value, table, count

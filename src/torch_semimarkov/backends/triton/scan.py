@@ -1,0 +1,212 @@
+"""The scan from left to right in one kernel: log partition, best score, and what is kept of them.
+
+A program holds a few sequences. The open segments are a tile of their starts and labels that stays
+in registers: the segment that starts at position s is row s mod K_PAD of its label, relative to the
+prefix sum of the label's scores. A step writes one row and sums all of them, with a duration bias
+that is read from memory in the order of the rows; nothing is passed between lanes by memory.
+docs/gpu-kernels.md explains it with a picture.
+"""
+
+import triton
+import triton.language as tl
+
+from torch_semimarkov.backends.triton.sums import (
+    both,
+    closed,
+    finite,
+    first_of_max,
+    load_or_zero,
+    opened,
+    total,
+)
+
+# Positions after which prefix sums get a new base: float32 has few digits for large numbers.
+REBASE = tl.constexpr(8)
+
+# Most labels whose transitions stay in registers, and labels in a part of them beyond that.
+WHOLE = tl.constexpr(64)
+PART = tl.constexpr(16)
+
+
+@triton.jit
+def bias_by_slot(p_bias, t, K_PAD: tl.constexpr, C_PAD: tl.constexpr):
+    """Durations (1, K_PAD, 1) of segments that end at t, and their bias, in the order of the rows.
+
+    The table is padded with -inf to the shape of the tile, so the load has no mask.
+    """
+    i_slot, i_c = tl.arange(0, K_PAD)[None, :, None], tl.arange(0, C_PAD)[None, None, :]
+    i_age = (t - i_slot) & (K_PAD - 1)
+    return i_age + 1, tl.load(p_bias + i_age * C_PAD + i_c)
+
+
+@triton.jit
+def rows_by_age(o_state, m_state, t, K, C, K_PAD: tl.constexpr):
+    """Where the K youngest rows of the tile lie in the kept state, before position t is taken in.
+
+    ``o_state`` (N, C) is where the state of each sequence and label begins; the youngest is first.
+    """
+    i_age = ((t - 1 - tl.arange(0, K_PAD)) & (K_PAD - 1))[None, :, None]
+    return o_state[:, None, :] + i_age * C, (i_age < K) & m_state[:, None, :]
+
+
+@triton.jit
+def enter_in_parts(
+    b_alpha, p_transition, C, C_PAD: tl.constexpr, IS_MAX: tl.constexpr, CHOICES: tl.constexpr
+):
+    """Sum over the labels before, a few of them at a time; and the best of them if wanted."""
+    i_c = tl.arange(0, C_PAD)
+    b_total = tl.full(b_alpha.shape, float("-inf"), b_alpha.dtype)
+    b_source = tl.zeros(b_alpha.shape, tl.int32)
+    for first in range(0, C_PAD, PART):
+        i_source = first + tl.arange(0, PART)
+        m_part = (i_source < C)[:, None] & (i_c < C)[None, :]
+        o_part = i_source[:, None] * C + i_c[None, :]
+        b_part = tl.load(p_transition + o_part, mask=m_part, other=float("-inf"))
+        i_lane = i_source[None, :] + tl.zeros((b_alpha.shape[0], PART), tl.int32)
+        b_ways = tl.gather(b_alpha, i_lane, 1)[:, :, None] + b_part[None, :, :]
+        if CHOICES:
+            b_top, b_first = first_of_max(b_ways, i_source[None, :, None], C_PAD, 1)
+            b_source = tl.where(b_top > b_total, b_first, b_source)
+            b_total = tl.maximum(b_total, b_top)
+        else:
+            b_total = both(b_total, total(b_ways, 1, IS_MAX), IS_MAX)
+    return b_total, b_source
+
+
+@triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
+def scan_kernel(
+    p_scores,  # (B, T, C)
+    p_start_scores,  # (B, T, C) or None
+    p_end_scores,  # (B, T, C) or None
+    p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
+    p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
+    p_value,  # (programs * N,) float64; the norm, until the last stretch
+    p_rows,  # (programs * N, ROWS, 3 C + 1) or None: alpha, entering, open, top of a position
+    p_state,  # (checkpoints, programs * N, K C + 3 C made even) or None, from first's on
+    p_best,  # (programs * N, T, 2 C) int32 or None: best duration, best source
+    T,
+    K,
+    C,
+    first,
+    stop,
+    ROWS,
+    N: tl.constexpr,
+    K_PAD: tl.constexpr,
+    C_PAD: tl.constexpr,
+    IS_MAX: tl.constexpr,
+):
+    """Scan the positions from ``first`` on and before ``stop`` of N sequences."""
+    D = p_scores.dtype.element_ty
+    i_n = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    i_c, i_slot = tl.arange(0, C_PAD), tl.arange(0, K_PAD)
+    b_length = tl.load(p_lengths + i_n)
+    # masks are made of blocks: the interpreter makes an int of one that is a block and a number
+    b_zero = tl.zeros_like(b_length)
+    m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
+    o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
+    p_transition = p_tables + K_PAD * C_PAD
+    if C_PAD <= WHOLE:
+        m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
+        o_pair = i_c[:, None] * C + i_c[None, :]
+        b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
+    p_start, p_end = p_transition + C * C, p_transition + C * C + C
+
+    m_state, o_state = m_c, o_c
+    b_entering = tl.load(p_start + o_c, mask=m_c, other=float("-inf"))
+    b_ring = tl.full((N, K_PAD, C_PAD), float("-inf"), D)
+    b_last = tl.full((N, C_PAD), float("-inf"), D)
+    b_open = tl.zeros((N, C_PAD), tl.int32)
+    b_sum = tl.zeros((N, C_PAD), tl.float64)
+    b_norm = finite(tl.max(b_entering, axis=1)).to(tl.float64)
+    b_entering = (b_entering - b_norm[:, None]).to(D)
+    if p_state is not None:
+        m_state = m_c & (b_zero + first > 0)[:, None]
+        o_state = (i_n * ((K * C + 3 * C + 1) // 2 * 2))[:, None] + i_c[None, :]
+        o_ring, m_ring = rows_by_age(o_state, m_state, first, K, C, K_PAD)
+        b_ring = tl.load(p_state + o_ring, mask=m_ring, other=float("-inf"))
+        p_labels = p_state + o_state + K * C
+        b_entering = tl.where(m_state, tl.load(p_labels, mask=m_state, other=0.0), b_entering)
+        b_open = tl.load(p_labels + C, mask=m_state, other=0.0).to(tl.int32)
+        b_last = tl.load(p_labels + 2 * C, mask=m_state, other=float("-inf"))
+        m_norm = (b_zero + first > 0) & (b_length > 0)
+        b_norm = tl.where(m_norm, tl.load(p_value + i_n, mask=m_norm, other=0.0), b_norm)
+
+    zero = tl.full((), 0, tl.int32)
+    for i in range(first, tl.minimum(stop, tl.max(b_length, axis=0).to(tl.int32))):
+        t = zero + i  # the interpreter counts in Python's ints
+        m_t = m_c & (t < b_length)[:, None]
+        o_t = ((i_n * T + t) * C)[:, None] + i_c[None, :]
+        b_scores = tl.load(p_scores + o_t, mask=m_t, other=float("-inf"))
+        b_start_scores = load_or_zero(
+            p_start_scores, o_t, m_t, p_start_scores is not None, b_scores
+        )
+        b_end_scores = load_or_zero(p_end_scores, o_t, m_t, p_end_scores is not None, b_scores)
+
+        m_dead = b_scores == float("-inf")
+        b_open = tl.where(m_dead, 0, tl.minimum(b_open + 1, K))
+        b_fresh = opened(b_entering, b_start_scores, b_sum).to(D)
+        m_fresh = (i_slot == (t & (K_PAD - 1)))[None, :, None]
+        b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
+        b_ring = tl.where(m_dead[:, None, :], float("-inf"), b_ring)
+        i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
+        if p_best is not None:
+            b_inner, b_duration = first_of_max(b_ring + b_bias, i_duration, K_PAD, 1)
+            p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]
+            tl.store(p_row, b_duration, mask=m_t)
+        else:
+            b_inner = total(b_ring + b_bias, 1, IS_MAX)
+
+        b_sum += finite(b_scores)
+        b_wide = closed(b_inner, b_end_scores, b_sum)
+        # the norm takes what the lanes can hold, so that what is kept of it is exact
+        b_top = finite(tl.max(b_wide, axis=1)).to(D)
+        b_norm += b_top
+        b_sum -= b_top[:, None]
+        b_alpha = (b_wide - b_top[:, None]).to(D)
+        b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
+        if p_rows is not None:
+            p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
+            tl.store(p_row, b_alpha, mask=m_t)
+            tl.store(p_row + C, b_entering, mask=m_t)
+            tl.store(p_row + 2 * C, b_open.to(D), mask=m_t)
+            p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
+            tl.store(p_top, b_top, mask=t < b_length)
+
+        if C_PAD > WHOLE:
+            b_entering, b_source = enter_in_parts(
+                b_alpha, p_transition, C, C_PAD, IS_MAX, p_best is not None
+            )
+        else:
+            b_ways = b_alpha[:, :, None] + b_transition[None, :, :]
+            if p_best is not None:
+                b_entering, b_source = first_of_max(b_ways, i_c[None, :, None], C_PAD, 1)
+            else:
+                b_entering = total(b_ways, 1, IS_MAX)
+        if p_best is not None:
+            p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]
+            tl.store(p_row, b_source, mask=m_t & (t + 1 < b_length)[:, None])
+
+        if t % REBASE == REBASE - 1:
+            b_base = b_sum.to(D)
+            b_ring += b_base[:, None, :]
+            b_sum = tl.zeros((N, C_PAD), tl.float64)
+
+    # lanes that lag behind still load what others would already have stored
+    tl.debug_barrier()
+    if p_state is not None and p_rows is None:
+        m_state = m_c & (stop < b_length)[:, None]
+        o_state += tl.num_programs(0).to(tl.int64) * N * ((K * C + 3 * C + 1) // 2 * 2)
+        o_ring, m_ring = rows_by_age(o_state, m_state, stop, K, C, K_PAD)
+        tl.store(p_state + o_ring, b_ring, mask=m_ring)
+        p_labels = p_state + o_state + K * C
+        tl.store(p_labels, b_entering, mask=m_state)
+        tl.store(p_labels + C, b_open.to(D), mask=m_state)
+        tl.store(p_labels + 2 * C, b_last, mask=m_state)
+    b_final = tl.load(p_end + o_c, mask=m_c, other=float("-inf")).to(tl.float64) + b_last
+    if p_best is not None:
+        b_total, b_label = first_of_max(b_final, i_c[None, :], C_PAD, 1)
+        tl.store(p_best + i_n * T * (2 * C) + C, b_label, mask=b_length > 0)
+    else:
+        b_total = total(b_final, 1, IS_MAX)
+    b_value = tl.where(stop < b_length, b_norm, b_norm + b_total)
+    tl.store(p_value + i_n, b_value, mask=first < b_length)

@@ -1,0 +1,70 @@
+"""Which form of the kernels runs: one table, by the numbers of durations and labels alone.
+
+Neither B nor T is asked, so a sequence's bits do not depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from torch_semimarkov.potentials import Potentials
+
+# Entries of the larger of two tiles, durations by labels and (64 at most) labels by labels ->
+# sequences in a program, warps of the scan, warps of the gradient. Float64 counts twice.
+TABLE = (
+    (64, 4, 1, 1),
+    (256, 2, 1, 2),
+    (1024, 1, 2, 4),
+    (4096, 1, 4, 8),
+    (8192, 1, 8, 16),
+    (16384, 1, 16, 16),
+    (1 << 20, 1, 16, 16),
+)
+MOST_LABELS = 256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of a kernel's tile, and how many warps work on it.
+
+    Args:
+        sequences: in one program.
+        K_PAD, C_PAD: durations and labels padded to powers of two.
+        scan_warps, gradient_warps: warps of a program.
+    """
+
+    sequences: int
+    K_PAD: int
+    C_PAD: int
+    scan_warps: int
+    gradient_warps: int
+
+    def __str__(self) -> str:
+        return (
+            f"tile {self.K_PAD} x {self.C_PAD} in registers, sequences per program "
+            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}"
+        )
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is not below ``size``."""
+    power = 1
+    while power < size:
+        power *= 2
+    return power
+
+
+def shared_bytes(p: Potentials) -> int:
+    """Shared memory of a program at most: one tile of labels and labels passes through it."""
+    return 4096 + 4 * power_of_two(p.C) * p.scores.element_size()
+
+
+def variant_of(p: Potentials) -> Variant:
+    """The form in which potentials run."""
+    K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
+    entries = max(K_PAD, min(C_PAD, 64)) * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
+    _, *numbers = next(row for row in TABLE if entries <= row[0])
+    sequences, scan_warps, gradient_warps = numbers
+    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps)

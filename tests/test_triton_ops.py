@@ -1,0 +1,99 @@
+"""The triton backend behind its registered ops: opcheck, torch.compile in one graph."""
+
+import pytest
+import torch
+from factory import (
+    BACKENDS,
+    SIZES,
+    device_of,
+    gradients_of,
+    make_inputs,
+    runs_on,
+    upstream,
+    with_grad,
+)
+from tolerances import assert_close
+
+from torch_semimarkov.dispatch import library
+from torch_semimarkov.functional import log_partition, viterbi
+from torch_semimarkov.potentials import Potentials
+
+BACKEND = "triton"
+DEVICE = device_of(BACKEND)
+marks = [mark for each in BACKENDS if each.values == (BACKEND,) for mark in each.marks]
+# What torch itself warns about where it traces.
+pytestmark = [*marks, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]
+for_each_flags = pytest.mark.parametrize("flags", ["boundary", "all", "impossible"])
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def canonical(flags, dtype=torch.float64, grad=False):
+    inputs = make_inputs(SIZES[4], dtype, flags, device=DEVICE)
+    return Potentials(**(with_grad(inputs) if grad else inputs)).canonical()
+
+
+@for_each_flags
+@pytest.mark.parametrize(("grad", "interval"), [(False, None), (True, None), (True, 2)])
+def test_the_log_partition_op_passes_opcheck(flags, grad, interval):
+    arguments = (*canonical(flags, grad=grad).fields(), "log", BACKEND, grad, interval)
+    torch.library.opcheck(library.log_partition_op, arguments)
+
+
+@for_each_flags
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("interval", [None, 2])
+def test_the_backward_op_passes_opcheck(flags, dtype, interval):
+    flat = canonical(flags, dtype).fields()
+    value, kept = library.log_partition_op(*flat, "log", BACKEND, True, interval)
+    weight = upstream(3, device=DEVICE)
+    torch.library.opcheck(library.log_partition_backward_op, (*flat, value, kept, weight, BACKEND))
+
+
+@for_each_flags
+def test_the_viterbi_op_passes_opcheck(flags):
+    torch.library.opcheck(library.viterbi_op, (*canonical(flags).fields(), BACKEND))
+
+
+def compiled(function):
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+@for_each_flags
+def test_log_partition_compiles_in_one_graph_forward_and_backward(fresh_compiler, flags):
+    inputs = with_grad(make_inputs(SIZES[4], flags=flags, device=DEVICE))
+
+    def loss(**terms):
+        return log_partition(**terms) * upstream(3, device=DEVICE)
+
+    with runs_on(BACKEND):
+        truth = loss(**inputs)
+        expected = gradients_of(truth, inputs, torch.ones_like(truth))
+        value = compiled(lambda **terms: loss(**terms))(**inputs)
+        gradients = gradients_of(value, inputs, torch.ones_like(value))
+    assert torch.equal(value, truth)
+    for name in expected:
+        assert torch.equal(gradients[name], expected[name]), name
+
+
+@pytest.mark.parametrize("flags", ["boundary", "all"])
+def test_viterbi_compiles_in_one_graph(fresh_compiler, flags):
+    inputs = make_inputs(SIZES[4], flags=flags, device=DEVICE)
+
+    def decode(**terms):
+        scores, segments = viterbi(**terms, backend=BACKEND)
+        return scores, segments.starts, segments.ends, segments.labels, segments.counts
+
+    scores, *tables = compiled(decode)(**inputs)
+    truth = viterbi(**inputs, backend=BACKEND)
+    assert_close("score", torch.float64, scores, truth.scores)
+    width = truth.segments.starts.shape[-1]
+    for table, name in zip(tables, ("starts", "ends", "labels"), strict=False):
+        assert torch.equal(table[:, :width], getattr(truth.segments, name))
+        assert (table[:, width:] == -1).all()
+    assert torch.equal(tables[3], truth.segments.counts)

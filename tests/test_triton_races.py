@@ -1,0 +1,81 @@
+"""No kernel of the triton backend has a race: each runs in other orders, on poisoned scratch."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not os.environ.get("TRITON_INTERPRET"):
+    pytest.skip("needs TRITON_INTERPRET=1: make test-triton", allow_module_level=True)
+pytest.importorskip("triton")
+
+import race_checker
+from factory import Size, make_inputs, upstream
+
+from torch_semimarkov.backends import triton as backend
+from torch_semimarkov.potentials import Potentials
+
+FOLDER = Path(backend.__file__).parent
+OPERATIONS = ("forward", "max", "viterbi", "train", "checkpointed")
+SMALL = Size((6, 1, 4), K=3, C=3)
+CASES = [
+    (operation, size, dtype, flags)
+    for size, dtype, flags in (
+        (SMALL, torch.float32, "boundary"),
+        (SMALL, torch.float32, "per-duration"),
+        (Size((3, 4), K=6, C=2, padding=1), torch.float64, "impossible"),
+    )
+    for operation in OPERATIONS
+]
+# More than one stretch between checkpoints, and prefix sums with a second base.
+CASES.append(("checkpointed", Size((35, 2), K=2, C=2), torch.float32, "plain"))
+
+
+def call(operation, size, dtype, flags):
+    """A function that runs one operation on inputs of its own, and returns its results."""
+    p = Potentials(**make_inputs(size, dtype, flags)).canonical()
+
+    def run():
+        if operation == "viterbi":
+            scores, table, counts = backend.viterbi(p)
+            inside = torch.arange(table.shape[-1]) < counts[:, None]
+            return scores, table.where(inside, -1), counts
+        semiring = "max" if operation == "max" else "log"
+        if operation in ("forward", "max"):
+            return backend.forward(p, semiring, False, None)[0]
+        interval = 8 if operation == "checkpointed" else None
+        value, kept = backend.forward(p, "log", True, interval)
+        return value, backend.backward(p, value, kept, upstream(size.B))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("operation", "size", "dtype", "flags"),
+    CASES,
+    ids=[f"{operation}-{size}-{flags}" for operation, size, _, flags in CASES],
+)
+def test_another_order_of_execution_changes_nothing(operation, size, dtype, flags):
+    assert race_checker.findings(call(operation, size, dtype, flags), orders=(0, 1)) == []
+
+
+def kernels():
+    """Names of the functions that are compiled, less those that another of them calls."""
+    compiled, called = set(), set()
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            marks = getattr(node, "decorator_list", [])
+            if any("jit" in ast.unparse(mark) for mark in marks):
+                compiled.add(node.name)
+                inner = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+                called |= {name.id for name in inner if isinstance(name, ast.Name)}
+    return compiled - called
+
+
+def test_the_cases_launch_every_kernel():
+    launched = set()
+    for case in CASES:
+        launched |= race_checker.launched_by(call(*case))
+    assert kernels() - launched == set()
