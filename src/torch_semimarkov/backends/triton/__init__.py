@@ -142,7 +142,8 @@ def forward(
     from torch_semimarkov.backends.triton import launch, per_duration
 
     part = per_duration if potentials.per_duration else launch
-    return part.forward(potentials, semiring, keep, checkpoint_interval)
+    with torch.cuda.device_of(potentials.scores):
+        return part.forward(potentials, semiring, keep, checkpoint_interval)
 
 
 def backward(
@@ -152,7 +153,8 @@ def backward(
     from torch_semimarkov.backends.triton import launch, per_duration
 
     part = per_duration if potentials.per_duration else launch
-    return part.backward(potentials, value, kept, weight)
+    with torch.cuda.device_of(potentials.scores):
+        return part.backward(potentials, value, kept, weight)
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +162,8 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     from torch_semimarkov.backends.triton import launch, per_duration
 
     part = per_duration if potentials.per_duration else launch
-    return part.viterbi(potentials)
+    with torch.cuda.device_of(potentials.scores):
+        return part.viterbi(potentials)
 
 
 def edge_kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
@@ -172,11 +175,13 @@ def edge_forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, 
     """The total (B,) float64 of explicit edges, and what is kept for the backward."""
     from torch_semimarkov.backends.triton import edges
 
-    return edges.forward(p, semiring, keep)
+    with torch.cuda.device_of(p.edge):
+        return edges.forward(p, semiring, keep)
 
 
 def edge_backward(p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor) -> Tensor:
     """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
     from torch_semimarkov.backends.triton import edges
 
-    return edges.backward(p, semiring, kept, weight)
+    with torch.cuda.device_of(p.edge):
+        return edges.backward(p, semiring, kept, weight)
