@@ -24,7 +24,7 @@ runs_kernels = pytest.mark.skipif(
 DEVICE = device_of("triton")
 FLOAT64, FLOAT32 = torch.float64, torch.float32
 # Several bases, and more positions than the longest duration.
-T = 56
+T = 48
 # In float64 those that differ most in how they are summed.
 SOME = ("x100", "long durations 400 better", "drift that flips, long segments", "forbidden scores",
         "forbidden boundaries")  # fmt: skip
