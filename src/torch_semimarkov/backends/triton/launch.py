@@ -105,10 +105,11 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and what is kept for the backward."""
     run, dtype = Run(p), p.scores.dtype
-    value, kept = run.empty(p.B), run.empty(*kept_shape(p, keep, interval))
+    # no kernel writes what belongs to padding, and two calls must agree in that too
+    value, kept = run.empty(p.B), run.empty(*kept_shape(p, keep, interval)).zero_()
     if not keep or semiring == "max":
         run.scan(semiring, value)
-        return value, kept.zero_()
+        return value, kept
     if interval is None:
         run.scan(semiring, value, kept.view(-1).view(dtype))
         return value, kept
