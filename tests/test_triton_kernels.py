@@ -24,7 +24,7 @@ runs_kernels = pytest.mark.skipif(
 DEVICE = device_of("triton")
 FLOAT64, FLOAT32 = torch.float64, torch.float32
 # Several bases, and more positions than the longest duration.
-T = 56
+T = 48
 # In float64 those that differ most in how they are summed.
 SOME = ("x100", "long durations 400 better", "drift that flips, long segments", "forbidden scores",
         "forbidden boundaries")  # fmt: skip
@@ -198,23 +198,19 @@ def test_too_many_labels_are_refused_in_one_line():
     [
         ("", "needs Triton, which is not installed; `pip install 'triton>=3.6'`"),
         ("3.5.1", "needs Triton 3.6 or later, got 3.5.1"),
-        ("3.6.0+git1", None),
-        ("3.10.0", None),
+        ("3.6.0+git1", ""),
+        ("3.10.0", ""),
     ],
 )
 def test_triton_must_be_there_and_new_enough(version, reason):
-    backend.triton_problems.cache_clear()
-    try:
-        with mock.patch.object(backend, "_version", lambda package: version):
-            assert backend.triton_problems() == ([reason] if reason else [])
-    finally:
-        backend.triton_problems.cache_clear()
+    with mock.patch.object(backend, "_version", lambda package: version):
+        assert backend.triton_problem() == reason
 
 
 def test_a_gpu_with_too_little_shared_memory_is_refused_in_one_line():
     small = mock.Mock(shared_memory_per_block_optin=1000)
     with mock.patch.object(torch.cuda, "get_device_properties", lambda device: small):
-        (reason,) = backend.memory_problems(97, 4096)
+        reason = backend.memory_problem(0, 4096)
     assert reason == "needs 4096 bytes of shared memory, the GPU has 1000; take fewer labels"
 
 

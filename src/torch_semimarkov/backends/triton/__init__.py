@@ -58,7 +58,7 @@ def reasons_against(
     if not on_device and not (INTERPRETED and p.device.type == "cpu"):
         reasons.append(f"needs CUDA tensors, got {p.device}")
     else:
-        reasons += triton_problems()
+        reasons += [problem for problem in (triton_problem(),) if problem]
     if op not in OPS:
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
@@ -66,7 +66,8 @@ def reasons_against(
     if p.C > MOST_LABELS:
         reasons.append(f"takes at most C = {MOST_LABELS} labels, got {p.C}")
     elif on_device and not reasons and isinstance(p, Potentials):
-        reasons += memory_problems(p.device.index or 0, shared_bytes(p))
+        problem = memory_problem(p.device.index or 0, shared_bytes(p))
+        reasons += [problem] if problem else []
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -87,33 +88,32 @@ def variant(potentials: Potentials | EdgePotentials) -> str:
     return "transitions by duration" if p.per_duration else str(variant_of(p))
 
 
-@lru_cache(maxsize=1)
-def triton_problems() -> list[str]:
-    """What is wrong with the Triton that is installed; found out once in a process."""
+def triton_problem() -> str:
+    """What is wrong with the Triton that is installed; empty if nothing is."""
     oldest = ".".join(map(str, OLDEST))
     found = _version("triton") or _version("pytorch-triton-rocm") or _version("triton-windows")
     if not found:
-        return [f"needs Triton, which is not installed; `pip install 'triton>={oldest}'`"]
+        return f"needs Triton, which is not installed; `pip install 'triton>={oldest}'`"
     if tuple(int(part) for part in found.split("+")[0].split(".")[:2]) < OLDEST:
-        return [f"needs Triton {oldest} or later, got {found}"]
-    return []
+        return f"needs Triton {oldest} or later, got {found}"
+    return ""
 
 
-@lru_cache(maxsize=64)
-def memory_problems(device: int, needed: int) -> list[str]:
-    """Whether a GPU has too little shared memory for the kernels."""
+def memory_problem(device: int, needed: int) -> str:
+    """Why a GPU's shared memory is too little for the kernels; empty if it is not."""
     found = torch.cuda.get_device_properties(device)
     has = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
     if has < needed:
-        return [f"needs {needed} bytes of shared memory, the GPU has {has}; take fewer labels"]
-    return []
+        return f"needs {needed} bytes of shared memory, the GPU has {has}; take fewer labels"
+    return ""
 
 
 # torch.compile runs these when it traces, and cannot trace them.
-triton_problems._dynamo_marked_constant = True  # type: ignore[attr-defined]
-memory_problems._dynamo_marked_constant = True  # type: ignore[attr-defined]
+triton_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
+memory_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@lru_cache(maxsize=8)
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -105,7 +105,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and what is kept for the backward."""
     run, dtype = Run(p), p.scores.dtype
-    # zeros, since the scan keeps nothing of positions past a length
+    # no kernel writes what belongs to padding, and two calls must agree in that too
     value, kept = run.empty(p.B), run.empty(*kept_shape(p, keep, interval)).zero_()
     if not keep or semiring == "max":
         run.scan(semiring, value)

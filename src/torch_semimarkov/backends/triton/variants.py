@@ -57,8 +57,8 @@ def power_of_two(size: int) -> int:
 
 
 def shared_bytes(p: Potentials) -> int:
-    """Shared memory of a program at most: one tile of labels and labels passes through it."""
-    return 4096 + 4 * power_of_two(p.C) * p.scores.element_size()
+    """Shared memory of a program at most, as the compiler reports it, rounded up."""
+    return 64 * 1024 if power_of_two(p.K) * power_of_two(p.C) > 16384 else 48 * 1024
 
 
 def variant_of(p: Potentials) -> Variant:
