@@ -19,6 +19,7 @@ _HOMES = {
     "available_backends": "dispatch",
     "create_duration_distribution": "durations",
     "explain": "functional",
+    "fused_associative_scan": "scan",
     "log_partition": "functional",
     "marginals": "functional",
     "segment_log_prob": "functional",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         viterbi,
     )
     from torch_semimarkov.nn import SemiMarkovCRFHead
+    from torch_semimarkov.scan import fused_associative_scan
     from torch_semimarkov.segments import Segment, Segments
     from torch_semimarkov.streaming import semi_crf_streaming_forward
 
@@ -55,6 +57,7 @@ __all__ = [
     "available_backends",
     "create_duration_distribution",
     "explain",
+    "fused_associative_scan",
     "log_partition",
     "marginals",
     "segment_log_prob",
