@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptiveRankSemiseparableLayer": "ssm",
     "Marginals": "functional",
     "Segment": "segments",
     "Segments": "segments",
@@ -45,9 +46,11 @@ if TYPE_CHECKING:
     from torch_semimarkov.nn import SemiMarkovCRFHead
     from torch_semimarkov.scan import fused_associative_scan
     from torch_semimarkov.segments import Segment, Segments
+    from torch_semimarkov.ssm import AdaptiveRankSemiseparableLayer
     from torch_semimarkov.streaming import semi_crf_streaming_forward
 
 __all__ = [
+    "AdaptiveRankSemiseparableLayer",
     "Marginals",
     "Segment",
     "Segments",
