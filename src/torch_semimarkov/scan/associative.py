@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch import Explanation
-from torch_semimarkov.dispatch import scan_ops, scan_run, scans
+from torch_semimarkov.dispatch import Explanation, scan_ops, scan_run, scans
 from torch_semimarkov.scan import inputs as arguments
 
 
