@@ -13,7 +13,8 @@ import numpy as np
 from numba.extending import NativeValue, overload, unbox
 
 from torch_semimarkov.backends.cpu.compile import compiled, small
-from torch_semimarkov.backends.cpu.vector_types import Algebra, AlgebraType
+from torch_semimarkov.backends.cpu.vector import beats, where
+from torch_semimarkov.backends.cpu.vector_types import Algebra, AlgebraType, Vector
 
 OPS = {name: Algebra(name) for name in ("add", "mul", "max", "min", "logaddexp")}
 # Rows that one thread scans in turn, so that no addition waits for the one before it.
@@ -40,6 +41,13 @@ _COMBINE = {
     "min": lambda op, a, x: x if x <= a or x != x else a,
     "logaddexp": _logaddexp,
 }
+# The same on vectors of lanes; ``beats`` is true where either is NaN.
+_COMBINE_LANES = {
+    "add": lambda op, a, x: a + x,
+    "mul": lambda op, a, x: a * x,
+    "max": lambda op, a, x: where(beats(a, a), a, where(beats(x, a), x, a)),
+    "min": lambda op, a, x: where(beats(a, a), a, where(beats(a, x), x, a)),
+}
 
 
 def combine(op, a, x):
@@ -49,7 +57,7 @@ def combine(op, a, x):
 
 @overload(combine)
 def _combine_of(op, a, x):
-    return _COMBINE[op.algebra]
+    return (_COMBINE_LANES if isinstance(a, Vector) else _COMBINE)[op.algebra]
 
 
 @small

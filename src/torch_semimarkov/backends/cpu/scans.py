@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.cpu.scan_blocks import rows_by_blocks
 from torch_semimarkov.backends.cpu.scan_kernels import OPS, TOGETHER, columns, rows, totals
 from torch_semimarkov.backends.cpu.scan_linear import linear_columns, linear_rows
 from torch_semimarkov.backends.cpu.threads import share
@@ -23,6 +24,8 @@ _TYPES = {
     torch.complex64: np.complex128,
     torch.complex128: np.complex128,
 }
+# Ops that have a form on vectors.
+BY_BLOCKS = ("add", "mul", "max", "min")
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 # Columns from which on they are scanned side by side, and the width of a panel of them: narrower
 # ones touch a new page of memory at every position, and a wider one's state leaves the cache.
@@ -102,20 +105,20 @@ Way = tuple[bool, bool]
 def _scan_columns(
     op: Any, x: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
-    O, T, inner = x.shape
+    outer, T, inner = x.shape
     sizes = T, inner, x.stride(0), x.stride(1), min(inner, _PANEL)
     source, target, flat = _flat(x), _flat(y), state.reshape(-1)
 
     def task(items: np.ndarray) -> None:
         columns(op, source, target, flat, flat, counts, items, sizes, way)
 
-    share(task, O * -(-inner // _PANEL), _COST * x.numel())
+    share(task, outer * -(-inner // _PANEL), _COST * x.numel())
 
 
 def _linear_columns(
     gates: Tensor, inputs: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
-    O, T, inner = inputs.shape
+    outer, T, inner = inputs.shape
     strides = gates.stride(0), gates.stride(1), inputs.stride(0), inputs.stride(1)
     sizes = T, inner, min(inner, _PANEL), *strides
     arrays, flat = [_flat(x) for x in (gates, inputs, y)], state.reshape(-1)
@@ -123,7 +126,7 @@ def _linear_columns(
     def task(items: np.ndarray) -> None:
         linear_columns(*arrays, flat, flat, counts, items, sizes, way)
 
-    share(task, O * -(-inner // _PANEL), _COST * inputs.numel())
+    share(task, outer * -(-inner // _PANEL), _COST * inputs.numel())
 
 
 # Rows in turn
@@ -133,7 +136,7 @@ def _scan_rows(
     op: Any, x: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
     reverse, exclusive = way
-    O, T, inner = x.shape
+    _, T, inner = x.shape
     states, lengths = state.reshape(-1), np.repeat(counts, inner)
     starts, steps = _places((x, y), lengths, reverse)
     if len(states) >= TOGETHER or T < 2 * TOGETHER * TOGETHER:
@@ -172,8 +175,14 @@ def _each_row(
     exclusive: bool,
 ) -> None:
     source, target = _flat(x), _flat(y)
+    reverse = bool(steps[0] >> np.uint64(63))
+    neighbours = x.stride(1) == 1 and y.stride(1) == 1
 
     def task(items: np.ndarray) -> None:
+        if neighbours and op.name in BY_BLOCKS and states.dtype == np.float64:
+            arrays = states, starts, lengths, items
+            rows_by_blocks(op, source, target, *arrays, reverse, exclusive)
+            return
         rows(op, source, target, states, starts, lengths, items, steps, exclusive)
 
     share(task, -(-len(states) // TOGETHER), _COST * x.numel())
@@ -197,10 +206,10 @@ def _places(
     tensors: tuple[Tensor, ...], lengths: np.ndarray, reverse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the scan of each row starts in each tensor, and its steps, modulo 2 ** 64."""
-    O, _, inner = tensors[0].shape
+    outer, _, inner = tensors[0].shape
     steps = np.array([x.stride(1) for x in tensors], np.int64)
     starts = np.stack(
-        [np.arange(O)[:, None] * x.stride(0) + np.arange(inner) * x.stride(2) for x in tensors],
+        [np.arange(outer)[:, None] * x.stride(0) + np.arange(inner) * x.stride(2) for x in tensors],
         -1,
     ).reshape(-1, len(tensors))
     if reverse:

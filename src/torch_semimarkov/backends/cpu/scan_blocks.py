@@ -1,0 +1,148 @@
+"""Scans of neighbouring rows by blocks of eight positions: the rows become lanes of vectors.
+
+A block of eight rows and eight positions is transposed as it is loaded, so that each position is
+one vector, and once more as it is stored. The order of combination is that of one row alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from torch_semimarkov.backends.cpu.compile import compiled
+from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine, one_row
+from torch_semimarkov.backends.cpu.vector import load, store
+from torch_semimarkov.backends.cpu.vector_types import DOUBLE, INT, LANES, lanes
+
+_BLOCK = types.UniTuple(lanes, LANES)
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Eight vectors of eight lanes, transposed in three rounds of exchanges."""
+    for distance in (4, 2, 1):
+        low = [i if not i & distance else i - distance + LANES for i in range(LANES)]
+        high = [i + distance if not i & distance else i + LANES for i in range(LANES)]
+        masks = [ir.Constant(ir.VectorType(INT, LANES), index) for index in (low, high)]
+        found = list(rows)
+        for i in range(LANES):
+            if not i & distance:
+                for offset, mask in zip((0, distance), masks, strict=True):
+                    found[i + offset] = builder.shuffle_vector(rows[i], rows[i + distance], mask)
+        rows = found
+    return rows
+
+
+def _pointers(
+    context: Any, builder: Any, kind: Any, array: Any, starts: Any, offset: Any
+) -> tuple[list[Any], Any]:
+    """Addresses of eight rows of eight neighbours, and the type of such a row in memory."""
+    data = context.make_array(kind)(context, builder, array).data
+    vector = ir.VectorType(context.get_data_type(kind.dtype), LANES)
+    indices = cgutils.unpack_tuple(builder, starts, LANES)
+    addresses = [builder.gep(data, [builder.add(index, offset)]) for index in indices]
+    return [builder.bitcast(address, vector.as_pointer()) for address in addresses], vector
+
+
+@intrinsic
+def load_block(typing: Any, array: Any, starts: Any, offset: Any) -> Any:
+    """Eight vectors, one a position: lane r is of the row that starts at ``starts[r]``."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        pointers, vector = _pointers(context, builder, kind, *args)
+        align = int(kind.dtype.bitwidth // 8)
+        found = _transposed(builder, [builder.load(at, align=align) for at in pointers])
+        if vector.element != ir.DoubleType():
+            found = [builder.fpext(value, DOUBLE) for value in found]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return _BLOCK(array, types.UniTuple(types.int64, LANES), types.int64), emit
+
+
+@intrinsic
+def store_block(typing: Any, array: Any, starts: Any, offset: Any, block: Any) -> Any:
+    """Write eight vectors, one a position, to eight rows."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        pointers, vector = _pointers(context, builder, kind, *args[:3])
+        values = cgutils.unpack_tuple(builder, args[3], LANES)
+        if vector.element != ir.DoubleType():
+            values = [builder.fptrunc(value, vector) for value in values]
+        align = int(kind.dtype.bitwidth // 8)
+        for value, at in zip(_transposed(builder, values), pointers, strict=True):
+            builder.store(value, at, align=align)
+        return context.get_dummy_value()
+
+    return types.void(array, types.UniTuple(types.int64, LANES), types.int64, _BLOCK), emit
+
+
+@compiled
+def rows_by_blocks(op, x, y, states, starts, lengths, items, reverse, exclusive):
+    """Scan groups of eight rows whose positions are neighbours; ``items`` numbers the groups.
+
+    Args:
+        op: one of OPS that has a form on vectors.
+        x, y: flat.
+        states: (rows,) float64, before and after.
+        starts: (rows, 2) uint64, where the scan of each row starts in ``x`` and in ``y``.
+        lengths: (rows,) int64, how many positions each has.
+        items: numbers of groups.
+        reverse: the scan goes to lower addresses.
+        exclusive: write the state before each position.
+    """
+    step = np.uint64(-1) if reverse else np.uint64(1)
+    steps = (step, step)
+    for item in items:
+        low = item * TOGETHER
+        high = min(low + TOGETHER, len(states))
+        joint = 0
+        if high - low == TOGETHER:
+            joint = lengths[low]
+            for r in range(low + 1, high):
+                joint = min(joint, lengths[r])
+            joint -= joint % LANES
+        if joint > 0:
+            s = starts[low:high]
+            a = (
+                np.int64(s[0, 0]), np.int64(s[1, 0]), np.int64(s[2, 0]), np.int64(s[3, 0]),
+                np.int64(s[4, 0]), np.int64(s[5, 0]), np.int64(s[6, 0]), np.int64(s[7, 0]),
+            )  # fmt: skip
+            b = (
+                np.int64(s[0, 1]), np.int64(s[1, 1]), np.int64(s[2, 1]), np.int64(s[3, 1]),
+                np.int64(s[4, 1]), np.int64(s[5, 1]), np.int64(s[6, 1]), np.int64(s[7, 1]),
+            )  # fmt: skip
+            state = load(states, low)
+            for k in range(0, joint, LANES):
+                at = 1 - LANES - k if reverse else k
+                c0, c1, c2, c3, c4, c5, c6, c7 = load_block(x, a, at)
+                if reverse:
+                    c0, c1, c2, c3, c4, c5, c6, c7 = c7, c6, c5, c4, c3, c2, c1, c0
+                n0 = combine(op, state, c0)
+                n1 = combine(op, n0, c1)
+                n2 = combine(op, n1, c2)
+                n3 = combine(op, n2, c3)
+                n4 = combine(op, n3, c4)
+                n5 = combine(op, n4, c5)
+                n6 = combine(op, n5, c6)
+                n7 = combine(op, n6, c7)
+                found = n0, n1, n2, n3, n4, n5, n6, n7
+                if exclusive:
+                    found = state, n0, n1, n2, n3, n4, n5, n6
+                if reverse:
+                    c0, c1, c2, c3, c4, c5, c6, c7 = found
+                    found = c7, c6, c5, c4, c3, c2, c1, c0
+                store_block(y, b, at, found)
+                state = n7
+            store(states, low, state)
+        done = np.uint64(joint)
+        for r in range(low, high):
+            states[r] = one_row(
+                op, x, y, states[r], starts[r, 0] + done * step,
+                starts[r, 1] + done * step, lengths[r] - joint, steps, exclusive,
+            )  # fmt: skip
