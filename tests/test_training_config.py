@@ -50,6 +50,16 @@ MISTAKES = {
         "encoder: gpt",
         "encoder must be one of conv, bilstm, unet, ar-ssm, got 'gpt'",
     ),
+    "a setting of another encoder": (
+        "a.yaml",
+        "max_rank: 8",
+        "max_rank is a setting of encoder ar-ssm only, got encoder conv",
+    ),
+    "ranks the wrong way round": (
+        "a.yaml",
+        "encoder: ar-ssm\nmax_rank: 3",
+        "min_rank must be <= max_rank = 3, got 4",
+    ),
     "no list": ("a.yaml", "channels: ii", "channels must be a list of names"),
     "null for a number": ("a.yaml", "epochs: null", "epochs must be an integer"),
     "two mistakes": ("a.yaml", "epochs: 0\nlr: -1", "(?s)epochs must be.*lr must be"),

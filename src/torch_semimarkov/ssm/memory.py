@@ -51,10 +51,10 @@ def estimate(layer: Any, batch_size: int, length: int, bidirectional: bool) -> M
     positions = batch_size * length
     # x, x padded for the convolution, hidden units; then the gates, Wu x, Wv x, v.
     kept = positions * narrow * (2 * D + H + 4 * r)
-    # Of each scan: its sum, and its product with v. A decay also keeps the scan's own result.
+    # Of each scan: its sum, and its product with v. A decay also keeps u for its rate's gradient.
     kept += positions * scans * r * (wide + narrow)
     if layer.normaliser == "decay":
-        kept += positions * r * wide * (1 + scans)
+        kept += positions * r * wide
     recomputed = 0
     if layer.gradient_checkpointing:
         kept, recomputed = positions * narrow * D, kept - positions * narrow * D
