@@ -20,7 +20,8 @@ from torch_semimarkov.backends.triton.scan_parts import (
 
 @triton.jit
 def load_steps(
-    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs, k, i, i_outer, inner, count,
+    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
+    k, i, i_outer, inner, count,
     REVERSE: tl.constexpr, SHIFTED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Gate and value of each step; steps past the end change nothing."""
@@ -38,7 +39,8 @@ def load_steps(
 
 @triton.jit
 def linear_totals(
-    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs, p_gate, p_value, p_lengths, T, inner, blocks, tiles,
+    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
+    p_gate, p_value, p_lengths, T, inner, blocks, tiles,
     REVERSE: tl.constexpr, SHIFTED: tl.constexpr, HAS_LENGTHS: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -95,7 +97,8 @@ def scan_linear_totals(
 
 @triton.jit
 def apply_linear(
-    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs, p_y, p_carry, p_final, p_lengths, T, inner, blocks, tiles,
+    p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
+    p_y, p_carry, p_final, p_lengths, T, inner, blocks, tiles,
     REVERSE: tl.constexpr, SHIFTED: tl.constexpr, HAS_LENGTHS: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip

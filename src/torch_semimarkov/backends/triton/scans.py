@@ -1,4 +1,4 @@
-"""Associative and linear scans on the GPU: from a call to launches, one or three whatever the batch.
+"""Scans on the GPU: from a call to launches, one or three whatever the batch.
 
 A scan that fits one block of positions is one launch; any other is three: totals of the blocks,
 the states before them, and the scan of each block from there.
