@@ -8,13 +8,14 @@ epoch with the lowest validation loss, and scores the 40 test records by posteri
 F1 at an intersection over union of 0.5 and boundary F1 within 20 and 150 ms (mean of onsets and
 offsets), all over P, QRS and T together.
 Then measures a training step (forward, backward, AdamW; one sequence) of each at several T, each in
-a process of its own: median time, and by how much the process grew above what it held before.
-Needs torch_semimarkov[ecg].
+a process of its own: median CPU time, and by how much the process grew above what it held before.
+CPU time on one thread is what the step takes on a machine that does nothing else. That of an epoch
+includes validation.
+Needs torch_semimarkov[ecg]; the memory, Linux.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -60,25 +61,32 @@ def size_of(name, wanted):
 
 
 def step_cost(name, hidden_dim, length, repeats):
-    """Seconds of a training step and MiB by which the process grew; call in a new process."""
+    """CPU seconds of a training step and MiB by which the process grew; call in a new process."""
     torch.manual_seed(0)
     model = model_of(name, hidden_dim).train()
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step(T):
         segments = Segments.from_list([[(s, min(s + 25, T), s // 25 % 4) for s in range(0, T, 25)]])
-        began = time.perf_counter()
+        began = time.process_time()
         loss = model(torch.randn(1, T, FEATURES), torch.tensor([T]), segments).sum() / T
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     step(200)  # loads kernels, allocates the optimiser's state
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the peak, starts anew
+    before = status("VmRSS")
     times = [step(length) for _ in range(repeats)]
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"T": length, "step ms": 1e3 * statistics.median(times), "peak MiB": grown / 1024}
+    grown = status("VmHWM") - before
+    return {"T": length, "CPU ms": 1e3 * statistics.median(times), "peak MiB": grown / 1024}
+
+
+def status(name):
+    """KiB of this process by Linux's name for it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def step_rows(name, args):
@@ -114,7 +122,9 @@ def trained_row(name, parts, args):
         **ENCODERS[name],
     )  # fmt: skip
     learn, tune, judge = parts
+    began = time.process_time()
     trained = train(learn, tune, config, quiet=True, report=lambda line: print(line, flush=True))
+    busy = (time.process_time() - began) / args.epochs
     encode = trained.saved.vocabulary.encode
     true = [trained.saved.vocabulary.encode_record(record) for record in judge]
     found = [
@@ -142,7 +152,7 @@ def trained_row(name, parts, args):
     seconds = [epoch["seconds"] for epoch in trained.progress.history]
     losses = trained.metrics()
     chosen = {"validation loss": losses["validation_loss"], "epoch": losses["best_epoch"]}
-    return {**row, "s an epoch": statistics.median(seconds), **chosen}
+    return {**row, "s an epoch": statistics.median(seconds), "CPU s an epoch": busy, **chosen}
 
 
 def save(path, found):
