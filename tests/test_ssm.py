@@ -191,6 +191,17 @@ def test_a_ragged_batch_equals_its_sequences_one_by_one(both, normaliser):
     assert not y.masked_select(~INSIDE).any()
 
 
+@both_ways
+def test_the_pass_without_diagnostics_gives_the_same(both):
+    layer, x = layer_of(), inputs()
+    for lengths in (None, LENGTHS):
+        y, found = call(layer, both)(x, lengths)
+        other, penalty = layer.forward_with_penalty(x, lengths, bidirectional=both)
+        assert torch.equal(y, other) and torch.equal(found["gate_l1_loss"], penalty)
+    with pytest.raises(ConfigError, match="the layer is causal"):
+        layer_of(causal=True).forward_with_penalty(x, bidirectional=True)
+
+
 def test_means_over_gates_leave_the_padding_out():
     layer, x = layer_of(l1_regularization=0.5), inputs()
     _, found = layer(x, LENGTHS)

@@ -156,6 +156,13 @@ def test_gate_mode_and_schedule_are_in_the_state():
     assert all(isinstance(value, torch.Tensor) for value in layer.state_dict().values())
 
 
+@pytest.mark.parametrize("values", [[9.0, 1.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0]], ids=str)
+def test_a_state_that_is_none_is_refused(values):
+    state = {**layer_of().state_dict(), "_extra_state": torch.tensor(values)}
+    with pytest.raises(RuntimeError, match="no gate mode and rank schedule in the state"):
+        layer_of().load_state_dict(state)
+
+
 def test_the_state_survives_a_file(tmp_path):
     layer = layer_of()
     layer.set_gate_mode("ste")

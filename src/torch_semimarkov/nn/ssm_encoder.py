@@ -142,10 +142,9 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        layer = self.layer
-        run = layer.forward if layer.causal else layer.forward_bidirectional
-        around, diagnostics = run(self.norm(x), lengths)
-        return self._add(x, around), diagnostics["gate_l1_loss"]
+        both = not self.layer.causal
+        around, penalty = self.layer.forward_with_penalty(self.norm(x), lengths, bidirectional=both)
+        return self._add(x, around), penalty
 
     def stream(self, x: Tensor, state: StreamState | None) -> tuple[Tensor, StreamState]:
         before, state = self.layer.stream(self.norm(x), state)

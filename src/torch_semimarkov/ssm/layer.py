@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
 from torch.utils.checkpoint import checkpoint
 
 from torch_semimarkov.errors import ConfigError, raise_all
-from torch_semimarkov.ssm.gates import GATE_MODES, GateMode, RankSchedule, open_gates
+from torch_semimarkov.ssm.gates import GATE_MODES, GateMode, RankSchedule
 from torch_semimarkov.ssm.inputs import check_features, chunk_counts, inside_of, setting_problems
 from torch_semimarkov.ssm.memory import MemoryEstimate, estimate
+from torch_semimarkov.ssm.passes import GatedSums, Parts, effective_rank_of, masked
 from torch_semimarkov.ssm.streaming import StreamState, first_state, next_state
-from torch_semimarkov.ssm.sums import running, runs_fused
+from torch_semimarkov.ssm.sums import runs_fused
 
 
-class Parts(NamedTuple):
-    """Everything that a pass computes; the last two only where the reverse scan ran."""
-
-    y: Tensor
-    t: Tensor
-    gates: Tensor
-    u: Tensor
-    v: Tensor
-    s: Tensor
-    uv: Tensor
-    s_reverse: Tensor | None = None
-    uv_reverse: Tensor | None = None
-
-
-class AdaptiveRankSemiseparableLayer(nn.Module):
+class AdaptiveRankSemiseparableLayer(GatedSums):
     """Local context by a depthwise convolution, the rest by a gated low-rank running sum.
 
     With r the current rank and * elementwise, of (B, L, D) inputs x::
@@ -202,12 +188,27 @@ class AdaptiveRankSemiseparableLayer(nn.Module):
             ConfigError: the layer is causal.
             ShapeError: as :meth:`forward`.
         """
-        if self.causal:
-            raise ConfigError(
-                "forward_bidirectional sees later positions and the layer is causal; "
-                "build it with causal=False"
-            )
+        self._refuse_both(True)
         return self._run(x, lengths, both=True)
+
+    def forward_with_penalty(
+        self, x: Tensor, lengths: Tensor | None = None, *, bidirectional: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """y and ``gate_l1_loss`` alone, as a model needs them in training; the rest is let go.
+
+        Args:
+            x, lengths: as in :meth:`forward`.
+            bidirectional: of :meth:`forward_bidirectional`.
+
+        Returns:
+            y (B, L, D), 0 past the lengths, and the penalty, ().
+
+        Raises:
+            ConfigError, ShapeError: as the methods that it stands for.
+        """
+        self._refuse_both(bidirectional)
+        parts, inside = self._parts(x, lengths, bidirectional)
+        return masked(parts.y, inside), self._penalty(parts.gates, inside)
 
     def stream(
         self, x: Tensor, state: StreamState | None = None, lengths: Tensor | None = None
@@ -274,9 +275,16 @@ class AdaptiveRankSemiseparableLayer(nn.Module):
         )
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take what :meth:`get_extra_state` gave."""
-        mode, temperature, step, warmup = state.tolist()
-        self._gate_mode = GateMode(GATE_MODES[int(mode)], temperature)
+        """Take what :meth:`get_extra_state` gave.
+
+        Raises:
+            RuntimeError: it is no such state, as ``load_state_dict`` has it.
+        """
+        try:
+            mode, temperature, step, warmup = state.tolist()
+            self._gate_mode = GateMode(GATE_MODES[int(mode)], temperature)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise RuntimeError(f"no gate mode and rank schedule in the state: {error}") from error
         self._schedule = RankSchedule(self.min_rank, self.max_rank, int(step), int(warmup))
 
     def extra_repr(self) -> str:
@@ -286,96 +294,34 @@ class AdaptiveRankSemiseparableLayer(nn.Module):
             f"gate_mode={self.gate_mode!r}, causal={self.causal}, normaliser={self.normaliser!r}"
         )
 
+    def _refuse_both(self, bidirectional: bool) -> None:
+        if bidirectional and self.causal:
+            raise ConfigError(
+                "forward_bidirectional sees later positions and the layer is causal; "
+                "build it with causal=False"
+            )
+
     def _run(self, x: Tensor, lengths: Tensor | None, both: bool) -> tuple[Tensor, dict[str, Any]]:
+        parts, inside = self._parts(x, lengths, both)
+        parts = parts._replace(
+            **{name: masked(part, inside) for name, part in parts._asdict().items()}
+        )
+        return parts.y, self._diagnostics(parts, inside)
+
+    def _parts(self, x: Tensor, lengths: Tensor | None, both: bool) -> tuple[Parts, Tensor | None]:
+        """What a pass computes, anything past the lengths; and the mask of what is inside."""
         check_features(x, self.d_model)
         inside = inside_of(x, lengths)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            parts = checkpoint(self._compute, x, lengths, inside, both, use_reentrant=False)
-        else:
-            parts = self._compute(x, lengths, inside, both)
-        return parts.y, self._diagnostics(parts, inside)
-
-    def _compute(
-        self, x: Tensor, lengths: Tensor | None, inside: Tensor | None, both: bool
-    ) -> Parts:
-        x = _masked(x, inside)
-        around = self.kernel_size // 2
-        before, after = (2 * around, 0) if self.causal else (around, around)
-        t = self._convolve(pad(x, (0, 0, before, after)))
-        gates, u, v = self._project(x)
-        ones = torch.ones(1, dtype=torch.int64, device=x.device)
-        sums = self._sum(u, "both") if both else (self._sum(u, False),)
-        s = self._normalised(sums[0], ones, reverse=False)
-        uv = self._mix(s, v, self.project_out)
-        y = t + uv
-        found = [y, t, gates, u, v, s, uv]
-        if both:
-            last = ones * x.shape[1] if lengths is None else lengths.to(x.device)
-            s = self._normalised(sums[1], last, reverse=True)
-            out = self.project_out if self.project_reverse is None else self.project_reverse
-            uv = self._mix(s, v, out, with_bias=False)
-            found = [y + uv, *found[1:], s, uv]
-        return Parts(*(_masked(part, inside) for part in found))
-
-    def _convolve(self, padded: Tensor) -> Tensor:
-        """(B, L, D) depthwise convolution of (B, L + kernel_size - 1, D).
-
-        Term by term: no position outside the kernel is read, not even to be multiplied by 0, and
-        (B, L, D) stays as it lies in memory.
-        """
-        length = padded.shape[1] - self.kernel_size + 1
-        result = self.conv.bias
-        for i in range(self.kernel_size):
-            result = torch.addcmul(result, padded[:, i : i + length], self.conv.weight[:, 0, i])
-        return result
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gates, u and v, each (B, L, r)."""
-        r = self.current_rank
-        hidden = torch.relu(self.gate_hidden(x))
-        logits = linear(hidden, self.gate_logits.weight[:r], self.gate_logits.bias[:r])
-        gates = open_gates(logits, self._gate_mode, self.training)
-        u, v = (
-            linear(x, projection.weight[:r]) * gates
-            for projection in (self.project_u, self.project_v)
-        )
-        return gates, u, v
-
-    def _sum(self, u: Tensor, way: bool | str, initial: Tensor | None = None) -> Any:
-        """(B, L, r) running sum of u, or a pair for both ways, in float32 at least."""
-        u = u.to(torch.promote_types(u.dtype, torch.float32))
-        keep = None
-        if self.log_horizon is not None:
-            rate = torch.exp(-self.log_horizon[: u.shape[2]].to(u.dtype))
-            u, keep = u * -torch.expm1(-rate), torch.exp(-rate)
-        return running(u, keep, way, initial, self.use_fused_scan)
-
-    def _normalised(self, totals: Tensor, first: Tensor, reverse: bool) -> Tensor:
-        """Running sums over the number of positions in them.
-
-        Args:
-            totals: (B, L, r).
-            first: (B,) or (1,) int. The number at position 0; falls by 1 a position if ``reverse``.
-        """
-        if self.normaliser != "mean":
-            return totals
-        steps = torch.arange(totals.shape[1], device=totals.device)
-        count = first[:, None] + (-steps if reverse else steps)
-        return totals / count.clamp(min=1)[..., None]
-
-    def _mix(self, s: Tensor, v: Tensor, out: nn.Linear, with_bias: bool = True) -> Tensor:
-        bias = out.bias if with_bias else None
-        return linear((s * v).to(v.dtype), out.weight[:, : v.shape[2]], bias)
+            return checkpoint(self._compute, x, lengths, inside, both, use_reentrant=False), inside
+        return self._compute(x, lengths, inside, both), inside
 
     def _diagnostics(self, parts: Parts, inside: Tensor | None) -> dict[str, Any]:
-        B, L, r = parts.gates.shape
-        positions = max(B * L, 1) if inside is None else inside.sum()
-        wide = torch.promote_types(parts.gates.dtype, torch.float32)
-        effective_rank = parts.gates.sum(dtype=wide) / positions
+        effective_rank = effective_rank_of(parts.gates, inside)
         found = {
             "t_component": parts.t, "gates": parts.gates, "effective_rank": effective_rank,
             "u_gated": parts.u, "v_gated": parts.v, "k_cumsum": parts.s,
-            "uv_component": parts.uv, "gate_l1_loss": self.l1_regularization * effective_rank / r,
+            "uv_component": parts.uv, "gate_l1_loss": self._penalty(parts.gates, inside),
             "used_fused_scan": self._ran_fused(parts),
         }  # fmt: skip
         if parts.s_reverse is not None:
@@ -384,12 +330,10 @@ class AdaptiveRankSemiseparableLayer(nn.Module):
             found["bidirectional"] = True
         return found
 
+    def _penalty(self, gates: Tensor, inside: Tensor | None) -> Tensor:
+        return self.l1_regularization * effective_rank_of(gates, inside) / gates.shape[2]
+
     def _ran_fused(self, parts: Parts) -> bool | Tensor:
         op = "add" if self.log_horizon is None else "linear"
         way = False if parts.s_reverse is None else "both"
         return self.use_fused_scan and runs_fused(parts.s, op, way)
-
-
-def _masked(x: Tensor, inside: Tensor | None) -> Tensor:
-    """0 past the lengths."""
-    return x if inside is None else torch.where(inside, x, 0.0)
