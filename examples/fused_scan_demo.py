@@ -83,7 +83,7 @@ def ar_ssm() -> None:
     same = torch.equal(layer(changed)[0][:, :50], y[:, :50])
     print("output               ", tuple(y.shape))
     print("used_fused_scan      ", diagnostics["used_fused_scan"])
-    print("effective rank       ", round(float(diagnostics["effective_rank"].mean()), 1))
+    print("effective rank       ", round(diagnostics["effective_rank"].detach().mean().item(), 1))
     print("the past ignores the future, to the bit:", same)
 
 

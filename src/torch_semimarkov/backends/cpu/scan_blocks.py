@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from torch_semimarkov.backends.cpu.compile import compiled
 from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine, one_row
-from torch_semimarkov.backends.cpu.vector import load, store
+from torch_semimarkov.backends.cpu.vector import load, spread, store
 from torch_semimarkov.backends.cpu.vector_types import DOUBLE, INT, LANES, lanes
 
 _BLOCK = types.UniTuple(lanes, LANES)
@@ -146,3 +146,37 @@ def rows_by_blocks(op, x, y, states, starts, lengths, items, reverse, exclusive)
                 op, x, y, states[r], starts[r, 0] + done * step,
                 starts[r, 1] + done * step, lengths[r] - joint, steps, exclusive,
             )  # fmt: skip
+
+
+@compiled
+def totals_by_blocks(op, x, states, starts, lengths, items, reverse):
+    """Combine all positions of each row into ``states``, eight positions at a time.
+
+    Args:
+        op: one of OPS that has a form on vectors; all of them commute.
+        x: flat.
+        states: (rows,) float64, the neutral element before.
+        starts: (rows, 2) uint64, where the scan of each row starts in ``x``.
+        lengths: (rows,) int64, how many positions each has.
+        items: numbers of groups of eight rows.
+        reverse: the scan goes to lower addresses.
+    """
+    lanes_of_one = np.empty(LANES)
+    for item in items:
+        low = item * TOGETHER
+        for r in range(low, min(low + TOGETHER, len(states))):
+            n, neutral = lengths[r], states[r]
+            first = np.int64(starts[r, 0])
+            if reverse:
+                first = first - n + 1
+            whole = n - n % LANES
+            state = spread(neutral)
+            for k in range(0, whole, LANES):
+                state = combine(op, state, load(x, first + k))
+            store(lanes_of_one, 0, state)
+            total = neutral
+            for lane in range(LANES):
+                total = combine(op, total, lanes_of_one[lane])
+            for k in range(whole, n):
+                total = combine(op, total, np.float64(x[np.uint64(first + k)]))
+            states[r] = total

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.scan_blocks import rows_by_blocks
+from torch_semimarkov.backends.cpu.scan_blocks import rows_by_blocks, totals_by_blocks
 from torch_semimarkov.backends.cpu.scan_kernels import OPS, TOGETHER, columns, rows, totals
 from torch_semimarkov.backends.cpu.scan_linear import linear_columns, linear_rows
 from torch_semimarkov.backends.cpu.threads import share
@@ -24,6 +24,9 @@ _TYPES = {
     torch.complex64: np.complex128,
     torch.complex128: np.complex128,
 }
+_COMPLEX = (torch.complex64, torch.complex128)
+# More values than there are.
+_NEVER = 1 << 62
 # Ops that have a form on vectors.
 BY_BLOCKS = ("add", "mul", "max", "min")
 _HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -50,7 +53,31 @@ def reasons_against(op: str, x: Tensor) -> list[str]:
 
 def slower(op: str, x: Tensor, reverse: bool) -> str:
     """Why the next backend is the better choice for this call; empty if none is."""
-    return ""
+    worth = _worth(op, x, reverse)
+    if x.numel() >= worth:
+        return ""
+    found = f"below {worth:,} values" if worth < _NEVER else "along short or lone strided rows"
+    return f"torch's own scan is faster {found}; see docs/performance.md"
+
+
+def _worth(op: str, x: Tensor, reverse: bool) -> int:
+    """Number of values from which on the kernels beat torch, which must flip to go in reverse.
+
+    Measured; docs/performance.md has the figures.
+    """
+    outer, _, inner = x.shape
+    if op == "linear":
+        return 0
+    if op == "logaddexp":
+        return 10_000
+    if inner * (2 if x.dtype.is_complex else 1) >= _SIDE_BY_SIDE:
+        return 50_000
+    blocks = inner == 1 and op in BY_BLOCKS and x.dtype not in (torch.int64, *_COMPLEX)
+    if outer * inner < TOGETHER:
+        return (500_000 if reverse else 2_000_000) if blocks else _NEVER
+    if blocks:
+        return 250_000
+    return 500_000 if reverse else _NEVER
 
 
 def associative_scan(
@@ -153,6 +180,9 @@ def _scan_rows(
     source, each = _flat(x), sums.reshape(-1)
 
     def task(items: np.ndarray) -> None:
+        if _by_blocks(op, x, y, each):
+            totals_by_blocks(op, source, each, places, parts, items, reverse)
+            return
         totals(op, source, each, places, parts, items, steps[0])
 
     share(task, -(-len(each) // TOGETHER), _COST * x.numel())
@@ -162,6 +192,12 @@ def _scan_rows(
         before, last = associative_scan(one, op.name, False, True, first, None)
         sums[row], states[row] = before.numpy().reshape(-1), last.item()
     _each_row(op, x, y, each, places, parts, steps, exclusive)
+
+
+def _by_blocks(op: Any, x: Tensor, y: Tensor, states: np.ndarray) -> bool:
+    """Whether the positions of rows are neighbours, and the op has a form on vectors."""
+    neighbours = x.stride(1) == 1 and y.stride(1) == 1
+    return neighbours and op.name in BY_BLOCKS and states.dtype == np.float64
 
 
 def _each_row(
@@ -176,10 +212,10 @@ def _each_row(
 ) -> None:
     source, target = _flat(x), _flat(y)
     reverse = bool(steps[0] >> np.uint64(63))
-    neighbours = x.stride(1) == 1 and y.stride(1) == 1
+    by_blocks = _by_blocks(op, x, y, states)
 
     def task(items: np.ndarray) -> None:
-        if neighbours and op.name in BY_BLOCKS and states.dtype == np.float64:
+        if by_blocks:
             arrays = states, starts, lengths, items
             rows_by_blocks(op, source, target, *arrays, reverse, exclusive)
             return
@@ -208,14 +244,17 @@ def _places(
     """Where the scan of each row starts in each tensor, and its steps, modulo 2 ** 64."""
     outer, _, inner = tensors[0].shape
     steps = np.array([x.stride(1) for x in tensors], np.int64)
-    starts = np.stack(
-        [np.arange(outer)[:, None] * x.stride(0) + np.arange(inner) * x.stride(2) for x in tensors],
-        -1,
-    ).reshape(-1, len(tensors))
+    starts = np.empty((outer, inner, len(tensors)), np.int64)
+    each = np.arange(outer)[:, None]
+    for i, x in enumerate(tensors):
+        starts[:, :, i] = each * x.stride(0)
+    if inner > 1:
+        starts += np.arange(inner)[:, None]
+    starts = starts.reshape(-1, len(tensors))
     if reverse:
-        starts = starts + (lengths[:, None] - 1) * steps
+        starts += (lengths[:, None] - 1) * steps
         steps = -steps
-    return starts.astype(np.uint64), steps.astype(np.uint64)
+    return starts.view(np.uint64), steps.view(np.uint64)
 
 
 # From tensors to flat arrays

@@ -60,12 +60,16 @@ def associative_scan(
     work = x.to(accumulator(x.dtype))
     if lengths is not None:
         work = torch.where(inside(x, lengths), work, neutral)
-    if initial is None:
-        initial = work.new_full((x.shape[0], x.shape[2]), neutral)
-    work = torch.cat([initial[:, None], work.flip(1) if reverse else work], 1)
-    total = _SCANS[op](work, dim=1)
-    final = total[:, -1].clone()
-    y = total[:, :-1] if exclusive else total[:, 1:]
+    work = work.flip(1) if reverse else work
+    if initial is None and not exclusive and x.shape[1]:
+        y = _SCANS[op](work, dim=1)
+        final = y[:, -1].clone()
+    else:
+        if initial is None:
+            initial = work.new_full((x.shape[0], x.shape[2]), neutral)
+        total = _SCANS[op](torch.cat([initial[:, None], work], 1), dim=1)
+        final = total[:, -1].clone()
+        y = total[:, :-1] if exclusive else total[:, 1:]
     y = (y.flip(1) if reverse else y).to(x.dtype)
     if lengths is not None:
         y = torch.where(inside(x, lengths), y, 0)
