@@ -184,6 +184,26 @@ def test_the_penalty_of_an_ar_ssm_is_the_weighted_mean_gate_of_its_layers():
     assert torch.equal(hidden, hidden.masked_fill(~INSIDE, 0.0))
 
 
+def test_a_checkpointed_ar_ssm_keeps_less_and_changes_no_bit():
+    features, kept, results = features_of(), [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(1)
+        encoder = create_encoder(
+            "ar-ssm", D, H, gate_mode="gumbel", dropout=0.3, gradient_checkpointing=checkpointed
+        ).double()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            hidden, penalty = encoder.forward_with_penalty(features, LENGTHS)
+        ((hidden * torch.arange(H)).sum() + penalty).backward()
+        results.append([hidden, *(p.grad for p in encoder.parameters())])
+        kept.append(None)
+    middle = kept.index(None)
+    assert sum(kept[middle + 1 : -1]) < 0.2 * sum(kept[:middle])
+    for plain, again in zip(*results, strict=True):
+        assert torch.equal(plain, again)
+
+
 def test_a_schedule_and_a_gate_mode_reach_every_layer_of_an_ar_ssm():
     encoder = encoder_of("ar-ssm", num_layers=3, max_rank=10, min_rank=2)
     assert encoder.update_rank_schedule(5, 10) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.nn.checks import features_inside
@@ -30,7 +31,7 @@ class ARSSMEncoder(nn.Module):
         normaliser: "decay", "mean" or "none"; see
             :class:`torch_semimarkov.AdaptiveRankSemiseparableLayer`.
         causal: a position sees those before it only, and :meth:`stream` works.
-        gradient_checkpointing: keep only the blocks' inputs for the backward.
+        gradient_checkpointing: keep only the blocks' inputs; the backward computes the rest again.
 
     Raises:
         ConfigError: a value out of its range.
@@ -60,6 +61,7 @@ class ARSSMEncoder(nn.Module):
         self.input_dim, self.output_dim, self.causal = input_dim, hidden_dim, causal
         if normaliser is None:
             raise ConfigError("normaliser must be one of decay, mean, none, got None")
+        self.gradient_checkpointing = gradient_checkpointing
         self.enter = nn.Linear(input_dim, hidden_dim)
         self.blocks = nn.ModuleList(
             _Block(
@@ -67,7 +69,6 @@ class ARSSMEncoder(nn.Module):
                     hidden_dim, max_rank, min_rank, l1_regularization=gate_l1, causal=causal,
                     kernel_size=kernel_size, own_reverse=causal is False,
                     normaliser=None if normaliser == "none" else normaliser,
-                    gradient_checkpointing=gradient_checkpointing,
                 ),
                 dropout,
             )
@@ -103,9 +104,13 @@ class ARSSMEncoder(nn.Module):
         """
         inside = features_inside(features, lengths, self.input_dim)
         x = self.enter(torch.where(inside, features, 0.0))
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         penalties = []
         for block in self.blocks:
-            x, penalty = block(x, lengths)
+            if again:
+                x, penalty = checkpoint(block, x, lengths, use_reentrant=False)
+            else:
+                x, penalty = block(x, lengths)
             penalties.append(penalty)
         return torch.where(inside, self.norm(x), 0.0), torch.stack(penalties).sum()
 
