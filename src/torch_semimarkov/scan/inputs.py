@@ -27,16 +27,23 @@ class Layout:
     order: tuple[int, ...]
     place: int
 
+    @property
+    def in_order(self) -> bool:
+        """The tensor lies in memory in the order of its dimensions."""
+        return self.order == tuple(range(len(self.shape)))
+
     def fold(self, x: Tensor) -> Tensor:
         """(outer, T, inner), a view wherever the strides allow one."""
         if not self.order:
             return x.reshape(1, 1, 1)
-        x = x.permute(self.order)
+        x = x if self.in_order else x.permute(self.order)
         before, after = x.shape[: self.place], x.shape[self.place + 1 :]
         return x.reshape(_product(before), x.shape[self.place], _product(after))
 
     def unfold(self, y: Tensor) -> Tensor:
         """A result (outer, T, inner) in the tensor's own shape and order of memory."""
+        if self.in_order:
+            return y.reshape(self.shape)
         sizes = [self.shape[dim] for dim in self.order]
         return y.reshape(sizes).permute(_inverse(self.order))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ def associative_scan(
     if x.numel():
         scan = _scan_columns if x.shape[2] >= _SIDE_BY_SIDE else _scan_rows
         scan(OPS[op], x, y, state, _counts(x, lengths), (reverse, exclusive))
-    return y.to(result), torch.from_numpy(state).to(x.dtype)
+    final = torch.from_numpy(state).to(x.dtype)
+    return (y if y.dtype == result else y.to(result)), final
 
 
 def linear_scan(
@@ -243,18 +245,25 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the scan of each row starts in each tensor, and its steps, modulo 2 ** 64."""
     outer, _, inner = tensors[0].shape
-    steps = np.array([x.stride(1) for x in tensors], np.int64)
-    starts = np.empty((outer, inner, len(tensors)), np.int64)
+    starts, steps = _first_places(outer, inner, tuple(x.stride()[:2] for x in tensors))
+    if not reverse:
+        return starts, steps
+    return starts + (lengths[:, None] - 1).astype(np.uint64) * steps, np.uint64(0) - steps
+
+
+@lru_cache(maxsize=4)
+def _first_places(
+    outer: int, inner: int, strides: tuple[tuple[int, ...], ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row begins in each tensor, and the steps along it; not to be written to."""
+    steps = np.array([step for _, step in strides], np.int64)
+    starts = np.empty((outer, inner, len(strides)), np.int64)
     each = np.arange(outer)[:, None]
-    for i, x in enumerate(tensors):
-        starts[:, :, i] = each * x.stride(0)
+    for i, (stride, _) in enumerate(strides):
+        starts[:, :, i] = each * stride
     if inner > 1:
         starts += np.arange(inner)[:, None]
-    starts = starts.reshape(-1, len(tensors))
-    if reverse:
-        starts += (lengths[:, None] - 1) * steps
-        steps = -steps
-    return starts.view(np.uint64), steps.view(np.uint64)
+    return starts.reshape(-1, len(strides)).view(np.uint64), steps.view(np.uint64)
 
 
 # From tensors to flat arrays
