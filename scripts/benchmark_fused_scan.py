@@ -55,12 +55,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads on the CPU; default torch's own")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
     parser.add_argument("--backend", help="pin the kernel; default the automatic choice")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="one thread's time on the processor: a busy machine"
+    )
     parser.add_argument("--quick", action="store_true", help="one small size, to try the script")
     options = parser.parse_args()
     if options.repeats < 1 or (options.threads is not None and options.threads < 1):
         parser.error("--repeats and --threads must be at least 1")
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {options.device} needs a GPU, and torch finds none")
+    if options.cpu_time and (options.device != "cpu" or options.threads not in (None, 1)):
+        parser.error("--cpu-time is of one thread on the CPU")
+    options.threads = 1 if options.cpu_time else options.threads
     return options
 
 
@@ -103,13 +109,14 @@ def error_of(size: Size, direction: str, options: argparse.Namespace) -> float:
     return float(((value.double() - truth).abs() / magnitude).max())
 
 
-def milliseconds(run: Callable[[], Any], device: str) -> float:
+def milliseconds(run: Callable[[], Any], options: argparse.Namespace) -> float:
     """Time of one call, with what it launched."""
-    start = time.perf_counter()
+    clock = time.thread_time if options.cpu_time else time.perf_counter
+    start = clock()
     run()
-    if device != "cpu":
+    if options.device != "cpu":
         torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (clock() - start)
 
 
 def row_of(size: Size, direction: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def row_of(size: Size, direction: str, options: argparse.Namespace) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
-            times[name].append(milliseconds(run, options.device))
+            times[name].append(milliseconds(run, options))
     row: dict[str, Any] = {**size._asdict(), "direction": direction}
     x = torch.empty(size[:3], device=options.device)
     row["backend"] = explain(x, size.dim, direction != "forward", backend=options.backend).chosen
@@ -146,6 +153,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,
+        "clock": "time of one thread on the processor" if options.cpu_time else "wall",
     }
 
 
