@@ -181,6 +181,7 @@ def compile_all(name):
         backend.associative_scan(x, "add", True, False, None, torch.tensor([1, 2]))
         backend.linear_scan(x, x, False, False, None, None)
         backend.linear_scan(x, x, True, True, None, torch.tensor([1, 2]))
+    backend.associative_scan(torch.zeros(1, 20_000, 1), "add", False, False, None, None)
     x = torch.zeros(2, 3000, 64, dtype=torch.float64)
     backend.associative_scan(x, "add", False, False, None, None)
     backend.linear_scan(x, x, False, False, None, None)

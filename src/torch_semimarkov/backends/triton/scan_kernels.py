@@ -1,8 +1,8 @@
 """Associative scans on the GPU: reduce each block of positions, scan the sums, apply.
 
 A program has one block of positions of one tile of columns, at one outer index. What crosses the
-border of a block is kept in ``carry``, in float64 for sums of float32: within a block, 4096 values
-are added in pairs, so that rounding stays below 1e-6 of the sum of magnitudes at any length.
+border of a block is kept in ``carry``, in float64 for sums of float32; those of more than 8192
+positions also run in float64 within a block, so that rounding does not grow with the length.
 """
 
 from __future__ import annotations

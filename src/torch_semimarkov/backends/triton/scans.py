@@ -32,6 +32,8 @@ _TYPES = {
     torch.int32: (torch.int32, tl.int32),
     torch.int64: (torch.int64, tl.int64),
 }
+# Positions from which on a float32 sum is a long one, and is compensated for.
+_LONG = 8192
 _COMPLEX = (torch.complex64, torch.complex128)
 
 
@@ -72,8 +74,10 @@ def associative_scan(
         return tuple(torch.view_as_complex(part.unflatten(-1, (-1, 2))) for part in (y, final))
     wide, kind = _TYPES[x.dtype]
     x, neutral = _with_unit_stride(x), _neutral(op, x.dtype)
-    # Sums of float32 cross the borders of blocks in float64.
+    # Sums of float32 cross the borders of blocks in float64, and long ones also run in it.
     carried = torch.float64 if op == "add" and wide == torch.float32 else wide
+    if carried != wide and x.dtype == wide and x.shape[1] > _LONG:
+        kind = tl.float64
     first = _edge(x, initial, carried, neutral)
     y, final = _result(x, lengths), first.to(wide, copy=True)
     if x.numel() == 0:
