@@ -75,8 +75,8 @@ def associative_scan(
     wide, kind = _TYPES[x.dtype]
     x, neutral = _with_unit_stride(x), _neutral(op, x.dtype)
     # Sums of float32 cross the borders of blocks in float64, and long ones also run in it.
-    carried = torch.float64 if op == "add" and wide == torch.float32 else wide
-    if carried != wide and x.dtype == wide and x.shape[1] > _LONG:
+    carried = torch.float64 if op == "add" and x.dtype == torch.float32 else wide
+    if carried != wide and x.shape[1] > _LONG:
         kind = tl.float64
     first = _edge(x, initial, carried, neutral)
     y, final = _result(x, lengths), first.to(wide, copy=True)
