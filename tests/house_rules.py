@@ -28,7 +28,7 @@ FLOORS = {
     "backends": 2,
     "dispatch": 3,
     "functional": 4,
-    "scan": 5,
+    "scan": 4,
     "durations": 5,
     "distributions": 5,
     "ssm": 5,

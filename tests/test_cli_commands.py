@@ -81,6 +81,17 @@ def test_train_takes_a_config_and_flags_win(data, tmp_path):
     assert (training["epochs"], training["head"], training["hidden_dim"]) == (1, "argmax", 4)
 
 
+def test_train_and_predict_run_on_an_ar_ssm(data, tmp_path):
+    flags = "--encoder ar-ssm --max-rank 6 --gate-mode ste --rank-warmup-steps 2 --causal"
+    said = succeeds("train", data, "-o", tmp_path / "m", f"{TINY_FLAGS} {flags}")
+    assert "semi-crf on ar-ssm" in said
+    architecture = json.loads((tmp_path / "m" / "config.json").read_text())["architecture"]
+    options = architecture["encoder_options"]
+    assert options["max_rank"] == 6 and options["causal"] and options["gate_mode"] == "ste"
+    succeeds("predict", tmp_path / "m", data, "-o", tmp_path / "found")
+    assert any((tmp_path / "found").iterdir())
+
+
 def test_train_takes_validation_data_apart(data, tmp_path):
     other = write_npz(tmp_path / "other", tiny_records(2, seed=5), sample_rate=100.0)
     text = succeeds("train", data, "--validation", other, "-o", tmp_path / "m", TINY_FLAGS)

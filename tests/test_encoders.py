@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from torch_semimarkov.errors import ConfigError, ShapeError
-from torch_semimarkov.nn import ENCODERS, BiLSTMEncoder, ConvEncoder, UNetEncoder, create_encoder
+from torch_semimarkov.nn import (
+    ENCODERS,
+    ARSSMEncoder,
+    BiLSTMEncoder,
+    ConvEncoder,
+    UNetEncoder,
+    create_encoder,
+)
 
 D, H = 3, 8
 LENGTHS = torch.tensor([12, 7, 1])
@@ -135,6 +142,76 @@ def test_a_unet_sees_twice_as_far_with_each_level():
     assert seen[1] > 2 * seen[0] and seen[2] > 2 * seen[1] - seen[0]
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_ar_ssm_sees_the_whole_sequence_or_all_that_came_before(causal):
+    encoder = encoder_of("ar-ssm", causal=causal)
+    features = features_of(requires_grad=True)
+    (encoder(features, LENGTHS)[1, 3] * torch.randn(H)).sum().backward()
+    seen = features.grad.abs().sum(-1) > 0
+    assert seen[1].tolist() == [True] * (4 if causal else 7) + [False] * (8 if causal else 5)
+    assert not seen[0].any()
+
+
+def test_an_ar_ssm_tells_left_from_right():
+    encoder = encoder_of("ar-ssm", num_layers=1, kernel_size=1)
+    features = features_of()
+    turned = encoder(features.flip(1)).flip(1)
+    assert (turned - encoder(features)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("normaliser", ["none", "mean", "decay"])
+def test_a_causal_ar_ssm_streams_to_the_hidden_states_of_the_whole(normaliser):
+    encoder = encoder_of("ar-ssm", causal=True, normaliser=normaliser)
+    features, states, pieces = features_of(), None, []
+    for piece in features.split([1, 2, 5, 4], dim=1):
+        hidden, states = encoder.stream(piece, states)
+        pieces.append(hidden)
+    torch.testing.assert_close(torch.cat(pieces, 1), encoder(features))
+
+
+def test_an_ar_ssm_that_is_not_causal_has_no_stream():
+    with pytest.raises(ConfigError, match="a stream needs a causal layer"):
+        encoder_of("ar-ssm").stream(features_of())
+
+
+def test_the_penalty_of_an_ar_ssm_is_the_weighted_mean_gate_of_its_layers():
+    encoder = encoder_of("ar-ssm", gate_l1=0.5, num_layers=3)
+    for block in encoder.blocks:
+        for weight in block.layer.gate_logits.parameters():
+            torch.nn.init.zeros_(weight)
+    hidden, penalty = encoder.forward_with_penalty(features_of(), LENGTHS)
+    torch.testing.assert_close(penalty.item(), 3 * 0.5 * 0.5)
+    assert torch.equal(hidden, hidden.masked_fill(~INSIDE, 0.0))
+
+
+def test_a_checkpointed_ar_ssm_keeps_less_and_changes_no_bit():
+    features, kept, results = features_of(), [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(1)
+        encoder = create_encoder(
+            "ar-ssm", D, H, gate_mode="gumbel", dropout=0.3, gradient_checkpointing=checkpointed
+        ).double()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            hidden, penalty = encoder.forward_with_penalty(features, LENGTHS)
+        ((hidden * torch.arange(H)).sum() + penalty).backward()
+        results.append([hidden, *(p.grad for p in encoder.parameters())])
+        kept.append(None)
+    middle = kept.index(None)
+    assert sum(kept[middle + 1 : -1]) < 0.2 * sum(kept[:middle])
+    for plain, again in zip(*results, strict=True):
+        assert torch.equal(plain, again)
+
+
+def test_a_schedule_and_a_gate_mode_reach_every_layer_of_an_ar_ssm():
+    encoder = encoder_of("ar-ssm", num_layers=3, max_rank=10, min_rank=2)
+    assert encoder.update_rank_schedule(5, 10) == 6
+    encoder.set_gate_mode("gumbel", 0.5)
+    assert {block.layer.current_rank for block in encoder.blocks} == {6}
+    assert {block.layer.gate_mode for block in encoder.blocks} == {"gumbel"}
+
+
 # Training
 
 
@@ -188,11 +265,22 @@ BAD_OPTIONS = {
     "an unknown name": (
         "gru",
         {},
-        r"encoder must be one of \['bilstm', 'conv', 'unet'\], got 'gru'",
+        r"encoder must be one of \['ar-ssm', 'bilstm', 'conv', 'unet'\], got 'gru'",
     ),
     "an unknown option": ("conv", {"kernel": 3}, "encoder 'conv': .*kernel"),
     "another encoder's option": ("bilstm", {"kernel_size": 3}, "encoder 'bilstm': .*kernel_size"),
     "an even kernel": ("conv", {"kernel_size": 4}, "kernel_size must be odd and >= 1, got 4"),
+    "more ranks at the start": (
+        "ar-ssm",
+        {"max_rank": 2},
+        "min_rank must be <= max_rank = 2, got 4",
+    ),
+    "two bad options": (
+        "ar-ssm",
+        {"gate_l1": -1.0, "normaliser": "max"},
+        "(?s)l1_regularization must be a number >= 0.*normaliser must be None or one of mean",
+    ),
+    "no gates": ("ar-ssm", {"gate_mode": "hard"}, "gate mode must be one of soft, ste, gumbel"),
     "a negative kernel": ("conv", {"kernel_size": -1}, "kernel_size must be odd and >= 1, got -1"),
 }
 
@@ -226,3 +314,4 @@ def test_the_names_stand_for_the_classes():
     assert type(create_encoder("conv", D, H)) is ConvEncoder
     assert type(create_encoder("bilstm", D, H)) is BiLSTMEncoder
     assert type(create_encoder("unet", D, H)) is UNetEncoder
+    assert type(create_encoder("ar-ssm", D, H)) is ARSSMEncoder

@@ -45,7 +45,21 @@ MISTAKES = {
     "out of range": ("a.yaml", "dropout: 1.0", "dropout must be >= 0 and < 1, got 1.0"),
     "not finite": ("a.yaml", "lr: .inf", "lr must be a finite number"),
     "even": ("a.yaml", "kernel_size: 4", "kernel_size must be odd"),
-    "no choice": ("a.yaml", "encoder: gpt", "encoder must be one of conv, bilstm, unet, got 'gpt'"),
+    "no choice": (
+        "a.yaml",
+        "encoder: gpt",
+        "encoder must be one of conv, bilstm, unet, ar-ssm, got 'gpt'",
+    ),
+    "a setting of another encoder": (
+        "a.yaml",
+        "max_rank: 8",
+        "max_rank is a setting of encoder ar-ssm only, got encoder conv",
+    ),
+    "ranks the wrong way round": (
+        "a.yaml",
+        "encoder: ar-ssm\nmax_rank: 3",
+        "min_rank must be <= max_rank = 3, got 4",
+    ),
     "no list": ("a.yaml", "channels: ii", "channels must be a list of names"),
     "null for a number": ("a.yaml", "epochs: null", "epochs must be an integer"),
     "two mistakes": ("a.yaml", "epochs: 0\nlr: -1", "(?s)epochs must be.*lr must be"),

@@ -31,7 +31,7 @@ def edit(folder, change):
 
 
 @pytest.mark.parametrize("head", ["semi-crf", "linear-crf", "argmax"])
-@pytest.mark.parametrize("encoder", ["conv", "bilstm", "unet"])
+@pytest.mark.parametrize("encoder", ["conv", "bilstm", "unet", "ar-ssm"])
 def test_a_saved_model_comes_back_and_decodes_the_same(tmp_path, head, encoder):
     records = tiny_records()
     config = tiny_config(epochs=1, head=head, encoder=encoder, boundary_scores=head == "semi-crf")
@@ -45,6 +45,26 @@ def test_a_saved_model_comes_back_and_decodes_the_same(tmp_path, head, encoder):
     )  # fmt: skip
     found = [[p.segments for p in Predictor(one)(records)] for one in (saved, loaded)]
     assert found[0] == found[1]
+
+
+def test_the_settings_of_an_ar_ssm_come_back_with_its_weights(tmp_path):
+    config = tiny_config(
+        epochs=2, encoder="ar-ssm", max_rank=7, min_rank=3, gate_mode="gumbel", rank_warmup_steps=9,
+        gate_temperature=0.5, gate_l1=0.25, normaliser="mean", causal=True, kernel_size=3,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    saved = train(tiny_records(), None, config, quiet=True).saved
+    loaded = load_model(save_model(tmp_path / "m", saved))
+    assert loaded.model.architecture == saved.model.architecture
+    for one in (saved, loaded):
+        (layer,) = (block.layer for block in one.model.encoder.blocks)
+        assert (layer.max_rank, layer.min_rank, layer.normaliser) == (7, 3, "mean")
+        assert (layer.gate_mode, layer.gate_temperature) == ("gumbel", 0.5)
+        assert layer.l1_regularization == 0.25
+        assert layer.causal and one.model.encoder.gradient_checkpointing
+        assert layer.kernel_size == 3
+        assert 3 <= layer.current_rank < 7
+    assert loaded.training["rank_warmup_steps"] == 9
 
 
 @pytest.mark.parametrize("head", ["semi-crf", "linear-crf", "argmax"])
@@ -117,6 +137,10 @@ TAMPERED = {
     "more layers": lambda c: c["architecture"].update(num_layers=2),
     "another encoder": lambda c: c["architecture"].update(encoder="bilstm"),
     "an unknown encoder": lambda c: c["architecture"].update(encoder="os.system"),
+    "options of another encoder": lambda c: c["architecture"].update(
+        encoder_options={"max_rank": 3}
+    ),
+    "options that are a list": lambda c: c["architecture"].update(encoder_options=[1]),
     "an encoder that is a list": lambda c: c["architecture"].update(encoder=["conv"]),
     "too few labels": lambda c: c.update(label_names=["a"]),
     "labels that are numbers": lambda c: c.update(label_names=[1, 2, 3]),

@@ -45,6 +45,7 @@ HEADS_AND_ENCODERS = [
     {"head": "linear-crf", "dropout": 0.3, "encoder": "bilstm", "num_layers": 2},
     {"head": "argmax", "dropout": 0.5},
     {"head": "semi-crf", "dropout": 0.3, "encoder": "unet", "num_layers": 2, "head_lr": 0.1},
+    {"head": "semi-crf", "encoder": "ar-ssm", "gate_mode": "gumbel", "rank_warmup_steps": 5},
 ]
 
 
@@ -76,6 +77,39 @@ def test_the_head_has_its_own_learning_rate_and_its_projection_has_not():
     left, right = weights(slow), weights(fast)
     moved = {k for k in left if not torch.allclose(left[k], right[k], rtol=0, atol=1e-3)}
     assert moved == {"head.transition", "head.start", "head.end", "head.durations.weight"}
+
+
+def test_the_ranks_of_an_ar_ssm_rise_over_the_warm_up(monkeypatch):
+    from torch_semimarkov.nn import ARSSMEncoder
+
+    ranks, update = [], ARSSMEncoder.update_rank_schedule
+    monkeypatch.setattr(
+        ARSSMEncoder, "update_rank_schedule", lambda *call: ranks.append(update(*call))
+    )
+    trained = run(encoder="ar-ssm", max_rank=12, min_rank=2, rank_warmup_steps=4, epochs=3)
+    assert ranks == [2, 4, 7, 9, 12, 12]
+    assert trained.saved.model.encoder.blocks[0].layer.current_rank in ranks
+
+
+def test_gates_weigh_on_the_loss_in_training_only():
+    free, dear = (run(encoder="ar-ssm", gate_l1=w, epochs=1, lr=1e-9) for w in (0.0, 8.0))
+    rows = [one.progress.history[0] for one in (free, dear)]
+    # The mean gate is near a half at first.
+    assert 2.0 < rows[1]["train_loss"] - rows[0]["train_loss"] < 6.0
+    assert abs(rows[1]["validation_loss"] - rows[0]["validation_loss"]) < 1e-3
+
+
+def test_a_start_takes_the_weights_of_an_ar_ssm_and_not_its_gate_mode(tmp_path):
+    first = run(encoder="ar-ssm", head="argmax", gate_mode="ste", epochs=1)
+    folder = str(save_model(tmp_path / "first", first.saved))
+    after = run(encoder="ar-ssm", gate_mode="soft", start_from=folder, epochs=1, lr=1e-9)
+    layers = [one.saved.model.encoder.blocks[0].layer for one in (first, after)]
+    assert layers[1].gate_mode == "soft"
+    torch.testing.assert_close(
+        layers[0].project_u.weight, layers[1].project_u.weight, rtol=0, atol=1e-6
+    )
+    with pytest.raises(ConfigError, match="max_rank is 32, not 8"):
+        run(encoder="ar-ssm", max_rank=8, start_from=folder)
 
 
 @pytest.fixture

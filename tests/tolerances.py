@@ -19,6 +19,9 @@ TOLERANCES = {
     ("gradient", FLOAT64): (1e-11, 1e-11),
     ("gradient", FLOAT32): (1e-5, 1e-5),
     ("second derivative", FLOAT64): (1e-9, 1e-10),
+    # Scans and their derivatives; sums and products of a few rounded terms.
+    ("scan", FLOAT64): (1e-11, 1e-11),
+    ("scan", FLOAT32): (1e-5, 1e-5),
     # The gradient of a half tensor is of its type: 8 and 11 bits, rounded once.
     ("gradient", torch.bfloat16): (2**-8, 1e-4),
     ("gradient", torch.float16): (2**-11, 1e-5),

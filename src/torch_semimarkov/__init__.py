@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptiveRankSemiseparableLayer": "ssm",
     "Marginals": "functional",
     "Segment": "segments",
     "Segments": "segments",
@@ -20,6 +21,7 @@ _HOMES = {
     "available_backends": "dispatch",
     "create_duration_distribution": "durations",
     "explain": "functional",
+    "fused_associative_scan": "scan",
     "log_partition": "functional",
     "marginals": "functional",
     "segment_log_prob": "functional",
@@ -43,11 +45,14 @@ if TYPE_CHECKING:
         viterbi,
     )
     from torch_semimarkov.nn import SemiMarkovCRFHead
+    from torch_semimarkov.scan import fused_associative_scan
     from torch_semimarkov.segments import Segment, Segments
     from torch_semimarkov.semimarkov import SemiMarkov
+    from torch_semimarkov.ssm import AdaptiveRankSemiseparableLayer
     from torch_semimarkov.streaming import semi_crf_streaming_forward
 
 __all__ = [
+    "AdaptiveRankSemiseparableLayer",
     "Marginals",
     "Segment",
     "Segments",
@@ -58,6 +63,7 @@ __all__ = [
     "available_backends",
     "create_duration_distribution",
     "explain",
+    "fused_associative_scan",
     "log_partition",
     "marginals",
     "segment_log_prob",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch_semimarkov.nn.encoders import ENCODERS, BiLSTMEncoder, ConvEncoder, create_encoder
 from torch_semimarkov.nn.head import SemiMarkovCRFHead
+from torch_semimarkov.nn.ssm_encoder import ARSSMEncoder
 from torch_semimarkov.nn.unet import UNetEncoder
 
 __all__ = [
     "ENCODERS",
+    "ARSSMEncoder",
     "BiLSTMEncoder",
     "ConvEncoder",
     "SemiMarkovCRFHead",

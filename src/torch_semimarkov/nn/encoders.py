@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.nn.checks import features_inside
+from torch_semimarkov.nn.ssm_encoder import ARSSMEncoder
 from torch_semimarkov.nn.unet import UNetEncoder
 
 
@@ -123,6 +124,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "conv": ConvEncoder,
     "bilstm": BiLSTMEncoder,
     "unet": UNetEncoder,
+    "ar-ssm": ARSSMEncoder,
 }
 
 
@@ -130,7 +132,7 @@ def create_encoder(name: str, input_dim: int, hidden_dim: int, **options: object
     """An encoder by name.
 
     Args:
-        name: "conv", "bilstm" or "unet".
+        name: "conv", "bilstm", "unet" or "ar-ssm".
         input_dim: features D.
         hidden_dim: size H of the hidden states.
         options: further arguments of the encoder.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch_semimarkov.errors import ConfigError, ShapeError, raise_all
 from torch_semimarkov.nn.encoders import ENCODERS, create_encoder
 from torch_semimarkov.nn.head import SemiMarkovCRFHead
 from torch_semimarkov.nn.positions import PositionHead, chain_changes
+from torch_semimarkov.nn.ssm_encoder import ARSSMEncoder
 from torch_semimarkov.segments import Segments
 
 HEADS = ("semi-crf", "linear-crf", "argmax")
@@ -29,13 +30,14 @@ class Architecture:
         max_duration: longest duration K >= 1, in positions; "semi-crf" only.
         head: "semi-crf"; "linear-crf", in which each position is a segment (K = 1); "argmax", the
             best label of each position on its own, trained by cross-entropy.
-        encoder: "conv", "bilstm" or "unet".
+        encoder: "conv", "bilstm", "unet" or "ar-ssm".
         hidden_dim: size H >= 1 of the hidden states.
         num_layers: layers of the encoder, >= 1.
-        kernel_size: odd width of the convolutions; "conv" and "unet" only.
+        kernel_size: odd width of the convolutions; all but "bilstm".
         dropout: 0 <= dropout < 1.
         duration_distribution: a name; see :func:`torch_semimarkov.create_duration_distribution`.
         boundary_scores: also score where segments start and end; CRFs only.
+        encoder_options: further arguments of the encoder by name, such as the ranks of "ar-ssm".
 
     Raises:
         ConfigError: a value out of its range; every one is named.
@@ -52,6 +54,7 @@ class Architecture:
     dropout: float = 0.1
     duration_distribution: str = "learned"
     boundary_scores: bool = False
+    encoder_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
@@ -75,6 +78,9 @@ class Architecture:
             problems.append(f"dropout must be in [0, 1), got {self.dropout!r}")
         if type(self.boundary_scores) is not bool:
             problems.append(f"boundary_scores must be true or false, got {self.boundary_scores!r}")
+        options = self.encoder_options
+        if type(options) is not dict or not all(type(name) is str for name in options):
+            problems.append(f"encoder_options must be a dict by name, got {options!r}")
         raise_all(ConfigError, "no such model", problems)
 
 
@@ -114,7 +120,7 @@ class SegmentationModel(nn.Module):
         a = self.architecture = architecture
         self.register_buffer("mean", torch.zeros(a.num_features))
         self.register_buffer("sd", torch.ones(a.num_features))
-        options = {"num_layers": a.num_layers, "dropout": float(a.dropout)}
+        options = {**a.encoder_options, "num_layers": a.num_layers, "dropout": float(a.dropout)}
         if a.encoder != "bilstm":
             options["kernel_size"] = a.kernel_size
         self.encoder = create_encoder(a.encoder, a.num_features, a.hidden_dim, **options)
@@ -143,15 +149,18 @@ class SegmentationModel(nn.Module):
 
     def hidden(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, T, H) hidden states of (B, T, D) features."""
+        return self.encoder(self._normal(features), lengths)
+
+    def _normal(self, features: Tensor) -> Tensor:
         D = self.architecture.num_features
         if features.dim() != 3 or features.shape[2] != D:
             raise ShapeError(
                 f"features must be (B, T, D) = (B, T, {D}), got {tuple(features.shape)}"
             )
-        return self.encoder((features - self.mean) / self.sd, lengths)
+        return (features - self.mean) / self.sd
 
     def forward(self, features: Tensor, lengths: Tensor, segments: Segments) -> Tensor:
-        """Loss of each sequence.
+        """Loss of each sequence; in training with the encoder's penalty for each of its positions.
 
         Args:
             features: (B, T, D) float.
@@ -164,8 +173,13 @@ class SegmentationModel(nn.Module):
         Raises:
             ShapeError, SegmentError, NumericsError: as ``SemiMarkovCRFHead.compute_loss``.
         """
-        hidden = self.hidden(features, lengths)
-        return self.head.compute_loss(hidden, lengths, segments=segments, reduction="none")
+        if not (self.training and isinstance(self.encoder, ARSSMEncoder)):
+            hidden = self.hidden(features, lengths)
+            return self.head.compute_loss(hidden, lengths, segments=segments, reduction="none")
+        normal = self._normal(features)
+        hidden, penalty = self.encoder.forward_with_penalty(normal, lengths)
+        loss = self.head.compute_loss(hidden, lengths, segments=segments, reduction="none")
+        return loss + penalty * lengths
 
     @torch.no_grad()
     def decode(

@@ -15,6 +15,7 @@ from typing import Any
 from torch_semimarkov.errors import ConfigError, FileFormatError, raise_all
 
 CONFIG_ENDINGS = (".yaml", ".yml", ".toml")
+AR_SSM = "ar-ssm"
 
 
 def _setting(default: Any, text: str, **limits: Any) -> Any:
@@ -39,13 +40,42 @@ class TrainConfig:
     )
     encoder: str = _setting(
         "conv",
-        "Encoder: dilated convolutions, a BiLSTM, or a U-Net, which sees farther.",
-        choices=("conv", "bilstm", "unet"),
+        "Encoder: dilated convolutions, a BiLSTM, a U-Net, which sees farther, or an AR-SSM, which "
+        "sees the whole sequence in linear time.",
+        choices=("conv", "bilstm", "unet", "ar-ssm"),
     )
     hidden_dim: int = _setting(64, "Size of the hidden states.", low=1)
     num_layers: int = _setting(4, "Layers of the encoder; levels of a U-Net.", low=1)
     kernel_size: int = _setting(5, "Odd width of the convolutions.", low=1, odd=True)
     dropout: float = _setting(0.1, "Dropout of the encoder.", low=0, below=1)
+    max_rank: int = _setting(32, "Ranks of an AR-SSM layer.", low=1, only=AR_SSM)
+    min_rank: int = _setting(4, "Its ranks at the start of a warm-up.", low=1, only=AR_SSM)
+    rank_warmup_steps: int = _setting(
+        0, "Batches over which its ranks rise from --min-rank to --max-rank.", low=0, only=AR_SSM
+    )
+    gate_mode: str = _setting(
+        "soft",
+        "Gates of an AR-SSM: soft; ste, 0 or 1; gumbel, sampled in training.",
+        choices=("soft", "ste", "gumbel"),
+        only=AR_SSM,
+    )
+    gate_temperature: float = _setting(1.0, "Temperature of gumbel gates.", above=0, only=AR_SSM)
+    gate_l1: float = _setting(
+        0.001,
+        "Weight of the mean gate of each AR-SSM layer in the training loss, per position.",
+        low=0,
+        only=AR_SSM,
+    )
+    normaliser: str = _setting(
+        "decay",
+        "Running sums of an AR-SSM: fading (decay), over their count (mean), or plain (none).",
+        choices=("decay", "mean", "none"),
+        only=AR_SSM,
+    )
+    causal: bool = _setting(False, "An AR-SSM sees no later position.", only=AR_SSM)
+    gradient_checkpointing: bool = _setting(
+        False, "An AR-SSM computes again in the backward, to save memory.", only=AR_SSM
+    )
     max_duration: int | None = _setting(
         None, "Longest duration K, in positions.", low=1, shown="suggested from the data"
     )
@@ -111,7 +141,14 @@ class TrainConfig:
         if isinstance(self.channels, list):
             object.__setattr__(self, "channels", tuple(self.channels))
         problems = [p for field in dataclasses.fields(self) for p in _problems(self, field)]
+        if not problems and self.min_rank > self.max_rank:
+            problems = [f"min_rank must be <= max_rank = {self.max_rank}, got {self.min_rank}"]
         raise_all(ConfigError, "wrong settings", problems)
+
+    def encoder_options(self) -> dict[str, Any]:
+        """The settings that only the chosen encoder has, as its arguments."""
+        fields = [f for f in dataclasses.fields(self) if f.metadata.get("only") == self.encoder]
+        return {f.name: getattr(self, f.name) for f in fields if f.name != "rank_warmup_steps"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; ``config_from`` undoes it."""
@@ -157,6 +194,9 @@ def _problems(config: TrainConfig, field: dataclasses.Field) -> list[str]:
         return [f"{field.name} must be {wanted}, got {value!r}"]
     if limits.get("odd") and value % 2 == 0:
         return [f"{field.name} must be odd, got {value}"]
+    only = limits.get("only", config.encoder)
+    if config.encoder != only and value != field.default:
+        return [f"{field.name} is a setting of encoder {only} only, got encoder {config.encoder}"]
     return []
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import ConfigError, FileFormatError
+from torch_semimarkov.nn import ARSSMEncoder
 from torch_semimarkov.training.checkpoint import (
     CHECKPOINT,
     LOG,
@@ -190,6 +191,8 @@ class Trainer:
         p, c = self.progress, self.config
         step = (p.epoch - 1) * self.steps_per_epoch + p.batch
         rate = learning_rate(c, step, c.epochs * self.steps_per_epoch)
+        if isinstance(self.model.encoder, ARSSMEncoder):
+            self.model.encoder.update_rank_schedule(step, c.rank_warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         batch = collate_examples(examples).to(self.device)

@@ -28,6 +28,9 @@ from torch_semimarkov.training.statistics import (
     start_from_counts,
 )
 
+# Options of an encoder without which its weights do not fit, or mean something else.
+_SHAPING = ("max_rank", "normaliser", "causal")
+
 
 @dataclass(eq=False)
 class Trained:
@@ -145,11 +148,18 @@ def start_from_model(saved: SavedModel, folder: str | os.PathLike[str]) -> None:
     before = load_model(folder)
     mine, theirs = (dataclasses.asdict(m.model.architecture) for m in (saved, before))
     mine["labels"], theirs["labels"] = (", ".join(m.vocabulary) for m in (saved, before))
+    for settings in (mine, theirs):
+        settings.update({k: settings["encoder_options"].get(k) for k in _SHAPING})
     names = ("num_features", "labels", "encoder", "hidden_dim", "num_layers", "kernel_size")
+    names += _SHAPING
     problems = [f"{k} is {theirs[k]}, not {mine[k]}" for k in names if theirs[k] != mine[k]]
     raise_all(ConfigError, f"cannot start from {folder}", problems)
     shared = ("mean", "sd", "encoder.", "head.projection.")
-    weights = {k: v for k, v in before.model.state_dict().items() if k.startswith(shared)}
+    weights = {
+        k: v
+        for k, v in before.model.state_dict().items()
+        if k.startswith(shared) and not k.endswith("_extra_state")  # gate modes, rank schedules
+    }
     saved.model.load_state_dict(weights, strict=False)
 
 
@@ -224,6 +234,7 @@ def build(
                 "duration_distribution", "boundary_scores",
             )
         },
+        encoder_options=config.encoder_options(),
     )  # fmt: skip
     model = SegmentationModel(architecture, mean_durations(records, vocabulary))
     model.set_normaliser(*feature_statistics(records))
