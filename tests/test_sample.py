@@ -108,6 +108,11 @@ def test_an_impossible_sequence_is_an_error_that_names_it(flags):
         sample(**make_inputs(flags=flags))
 
 
+def test_a_seed_is_no_generator():
+    with pytest.raises(ShapeError, match=r"generator must be a torch\.Generator or None, got int"):
+        sample(**make_inputs(), generator=3)
+
+
 @pytest.mark.parametrize("num_samples", [0, -1, 1.5, True])
 def test_fewer_than_one_sample_is_refused(num_samples):
     with pytest.raises(ShapeError, match="num_samples must be an integer >= 1"):

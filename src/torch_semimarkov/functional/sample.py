@@ -44,7 +44,8 @@ def sample(
         Segments (num_samples, B).
 
     Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; or num_samples is below 1.
+        ShapeError, UnsupportedError: as :func:`log_partition`; or num_samples is below 1, or
+            ``generator`` is no generator.
         NumericsError: no segmentation of a sequence is possible; names the sequences.
 
     Source: forward filtering, backward sampling; Chib, Calculating posterior distributions and
@@ -61,6 +62,9 @@ def sample(
     """
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ShapeError(f"num_samples must be an integer >= 1, got {num_samples!r}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise ShapeError(f"generator must be a torch.Generator or None, got {kind}")
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
