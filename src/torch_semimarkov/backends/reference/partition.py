@@ -58,7 +58,9 @@ def tangent(
     finite; what it holds where a score is -inf has no effect.
     """
     value, slope = composite(potentials, TangentSemiring(), checkpoint_interval, direction)
-    return value, slope
+    # Where T = 1 nothing reads the transition; sums of nothing give it a gradient of zeros.
+    terms = [x for model in (potentials, direction) for _, x in model.terms()]
+    return value, slope + sum(x[..., :0].sum() for x in terms)
 
 
 class _LogPartition(torch.autograd.Function):
