@@ -97,8 +97,7 @@ def cross_entropy(
     tensor([0.8370])
     """
     check_interval(checkpoint_interval)
-    dtype = _common_dtype(p, q)
-    p, q = _alike(_gathered("p", p, validate_args), _gathered("q", q, validate_args))
+    p, q, dtype = _two_models(p, q, validate_args)
     total = dispatch.log_partition(q, "log", backend, checkpoint_interval)
     direction = _finite_part(p, q)
     value, slope = dispatch.tangent(p, direction, backend, checkpoint_interval)
@@ -136,8 +135,7 @@ def kl_divergence(
     (tensor([0.1438]), tensor([0.]))
     """
     check_interval(checkpoint_interval)
-    dtype = _common_dtype(p, q)
-    p, q = _alike(_gathered("p", p, validate_args), _gathered("q", q, validate_args))
+    p, q, dtype = _two_models(p, q, validate_args)
     totals = [dispatch.log_partition(x, "log", backend, checkpoint_interval) for x in (p, q)]
     direction = _difference(_finite_part(p, q), _finite_part(q, p))
     _, slope = dispatch.tangent(p, direction, backend, checkpoint_interval)
@@ -183,27 +181,29 @@ def _allows_more(p: Potentials, q: Potentials, backend: str | None) -> Tensor:
     return dispatch.log_partition(replace(p, **parts), "max", backend) > 0
 
 
-def _gathered(name: str, model: Model, validate_args: bool | None) -> Potentials:
-    """Canonical float64 potentials of one of two models; errors say which."""
+def _two_models(
+    p: Model, q: Model, validate_args: bool | None
+) -> tuple[Potentials, Potentials, torch.dtype]:
+    """Two models with the same terms in the same shapes, in float64, and the type of results."""
+    models, dtype = [], torch.float32
+    for name, model in (("p", p), ("q", q)):
+        terms = _terms_of(name, model)
+        try:
+            models.append(_wide(gather(**terms, validate_args=validate_args)))
+        except ShapeError as error:
+            raise ShapeError(f"of the model {name}: {error}") from None
+        dtype = torch.promote_types(dtype, result_dtype(terms["scores"]))
+    return (*_alike(*models), dtype)
+
+
+def _terms_of(name: str, model: Model) -> dict[str, Any]:
+    """The arguments of ``gather``."""
     if isinstance(model, Potentials):
-        model = dict(zip((*TERMS, "lengths"), model.fields(), strict=True))
-    elif not isinstance(model, Mapping):
+        return dict(zip((*TERMS, "lengths"), model.fields(), strict=True))
+    if not isinstance(model, Mapping):
         kind = type(model).__name__
         raise ShapeError(f"{name} must be Potentials or a dict of their terms, got {kind}")
-    try:
-        return _wide(gather(**model, validate_args=validate_args))
-    except ShapeError as error:
-        raise ShapeError(f"of the model {name}: {error}") from None
-
-
-def _common_dtype(p: Model, q: Model) -> torch.dtype:
-    """The wider type of the scores, at least float32."""
-    found = torch.float32
-    for model in (p, q):
-        scores = model.scores if isinstance(model, Potentials) else dict(model).get("scores")
-        if isinstance(scores, Tensor):
-            found = torch.promote_types(found, result_dtype(scores))
-    return found
+    return dict(model)
 
 
 def _alike(p: Potentials, q: Potentials) -> tuple[Potentials, Potentials]:
