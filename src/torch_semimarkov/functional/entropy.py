@@ -222,7 +222,9 @@ def _alike(p: Potentials, q: Potentials) -> tuple[Potentials, Potentials]:
     ]
     comparable = not problems and not torch.compiler.is_compiling()
     if comparable and not torch.equal(_lengths(p), _lengths(q)):
-        problems = [f"q must have lengths {_lengths(p).tolist()} like p, got {_lengths(q).tolist()}"]
+        problems = [
+            f"q must have lengths {_lengths(p).tolist()} like p, got {_lengths(q).tolist()}"
+        ]
     raise_all(ShapeError, "p and q must be models of the same sequences", problems)
     K, per_duration = max(p.K, q.K), p.per_duration or q.per_duration
     names = {name for model in (p, q) for name, _ in model.terms()}
@@ -246,7 +248,7 @@ def _shaped(p: Potentials, K: int, per_duration: bool, names: set[str]) -> Poten
         name: torch.zeros_like(p.scores if name.endswith("_scores") else p.scores[0, 0])
         for name in names - {name for name, _ in p.terms()}
     }
-    return replace(p, duration_bias=bias, transition=transition, **zeros)  # type: ignore[arg-type]
+    return replace(p, duration_bias=bias, transition=transition, **zeros)
 
 
 def _wide(p: Potentials) -> Potentials:
@@ -266,7 +268,5 @@ def _finite_part(p: Potentials, q: Potentials) -> Potentials:
 
 def _difference(p: Potentials, q: Potentials) -> Potentials:
     """p less q, term by term."""
-    parts = {
-        name: x - y for (name, x), (_, y) in zip(p.terms(), q.terms(), strict=True)
-    }
+    parts = {name: x - y for (name, x), (_, y) in zip(p.terms(), q.terms(), strict=True)}
     return replace(p, **parts)

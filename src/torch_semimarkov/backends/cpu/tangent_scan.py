@@ -1,4 +1,4 @@
-"""Log partition with its slope in a direction of the scores, from left to right; (C, C) transitions.
+"""Log partition and its slope in a direction, from left to right; for (C, C) transitions.
 
 Every message is a pair: a log mass, and its derivative in the direction. Along a segmentation both
 add up; in a sum over alternatives the log masses go into a log-sum-exp, and the slope is the mean
