@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.backends.cpu.tangent_pull import pull_back
-from torch_semimarkov.backends.cpu.tangent_scan import scan
+from torch_semimarkov.backends.cpu.tangent_scan import room_of, scan
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
@@ -38,7 +38,8 @@ def tangent(
 
     def task(b: int) -> None:
         total, norm, lean, drift = _scan(tables, b, kept[b] if keep else _EMPTY)
-        value[b], slope[b] = total + norm, lean + drift
+        value[b] = total + norm
+        slope[b] = lean + drift if total != -np.inf else 0.0
 
     run(task, p.B, _work(p))
     return torch.from_numpy(value), torch.from_numpy(slope), torch.from_numpy(kept)
@@ -96,9 +97,12 @@ class _Tables:
         linear = np.exp(transition - np.where(largest == -np.inf, 0.0, largest))
         self.shared = (
             self._padded(linear, 1.0), self._padded(transition, 0.0), self._padded(largest, 0.0),
-            self._padded(bias, -np.inf), self._padded(start, 0.0), self._padded(end, -np.inf),
+            self._padded(bias, 0.0), self._padded(start, 0.0), self._padded(end, -np.inf),
         )  # fmt: skip
         self.moved = tuple(self._padded(self._shared(direction, name), 0.0) for name in SHARED)
+        top = bias.max(0)
+        weights = self._padded(np.exp(bias - np.where(top == -np.inf, 0.0, top)), 1.0)
+        self.quick = weights, weights * self.moved[1], self._padded(top, 0.0)
         self._sizes = [self.K * self.C, p.C * self.C, self.C, self.C]
         self.counted = 2 * sum(self._sizes)
 
@@ -132,6 +136,13 @@ class _Tables:
         places = np.cumsum([L * self.labels, L * self.labels, L, L])
         return tuple(np.split(room[: places[-1]], places[:-1]))
 
+    def window(self, sizes: tuple[int, int, int, int], count: int) -> tuple[np.ndarray, ...]:
+        """So many arrays of rows for the segments that are open, none of them possible."""
+        _, K, C, labels = sizes
+        score = np.full((room_of.py_func(K), C), -np.inf)
+        score[:, labels:] = 0.0
+        return score.reshape(-1), *(np.zeros(score.size) for _ in range(count - 1))
+
     def possible(self, b: int, room: np.ndarray) -> bool:
         """True if the sequence has a segmentation."""
         last = self.kept(b, room)[0][-self.labels :]
@@ -155,10 +166,13 @@ class _Tables:
 
 def _scan(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float, float, float]:
     """Log partition and slope of a sequence, each relative to its normaliser and that."""
-    _, K, C, _ = sizes = x.sizes(b)
-    rings = np.full(K * C, -np.inf), np.zeros(K * C)
-    rows = _pair(C, -np.inf), (*_pair(C), *_pair(C)), _pair(C)
-    return scan(*x.terms(b), x.shared, x.moved, sizes, rings, rows, x.kept(b, room))  # type: ignore[no-any-return]
+    C, sizes = x.C, x.sizes(b)
+    rows = _pair(C, -np.inf), (*_pair(C), *_pair(C)), _pair(C), np.zeros(C)
+    window = x.window(sizes, 4)
+    window[2].reshape(-1, C)[:, x.labels :] = 1.0
+    return scan(  # type: ignore[no-any-return]
+        *x.terms(b), x.shared, x.moved, x.quick, sizes, window, rows, x.kept(b, room)
+    )
 
 
 def _pull(
@@ -171,11 +185,12 @@ def _pull(
 ) -> None:
     """Fill ``places`` and add to ``counts`` with the gradients of one sequence."""
     _, K, C, _ = sizes = x.sizes(b)
-    rings = np.full(K * C, -np.inf), *(np.zeros(K * C) for _ in range(3))
-    rows = _pair(C, -np.inf), (*_pair(C), *_pair(C)), *(_pair(C) for _ in range(5))
+    rows = (
+        _pair(C, -np.inf), (*_pair(C), *_pair(C)), *(_pair(C) for _ in range(5)), np.zeros(C),
+    )  # fmt: skip
     pull_back(
-        *x.terms(b), x.shared, x.moved, sizes, rings, rows, x.kept(b, room), weights, places,
-        x.parts(counts),
+        *x.terms(b), x.shared, x.moved, x.quick, sizes, x.window(sizes, 6), rows, x.kept(b, room),
+        weights, places, (*x.parts(counts), _pair(K * C)),
     )  # fmt: skip
 
 

@@ -5,23 +5,29 @@ add up; in a sum over alternatives the log masses go into a log-sum-exp, and the
 of the alternatives' slopes, weighted with their masses. So a slope costs a multiplication where a
 mass costs an exponential.
 
-A ring holds, for every place where a segment may have started, newest first, the score so far and
-its slope. Masses and slopes are relative to normalisers that follow them in whole numbers, so that
-their sums are exact, and no digits are lost at the end of a long sequence. Arrays are flat float64.
-A row of labels is padded to whole vectors; padded lanes have a duration bias of -inf.
+A window holds, for every place where a segment may have started, newest first, the score of what
+lies before and its slope. What a position adds is the same for all of them and is held apart, so
+that the exponentials of the window, relative to its largest, stay as they are: a sum over durations
+is a product of the window with a table. Every ``room_of(K)`` positions, and wherever a new row is
+much larger than the others, the window is put in order: what was held is added, and exponentials
+are taken anew. Where a sum is not far above what underflows, it is done in the log domain.
+
+Masses and slopes are relative to normalisers that follow them in whole numbers, so that their sums
+are exact, and no digits are lost at the end of a long sequence. Arrays are flat float64. A row of
+labels is padded to whole vectors. Padded lanes hold numbers that nothing reads: a mass of 1 in the
+scan, and of 0 on the way back.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import compiled, part
+from torch_semimarkov.backends.cpu.compile import compiled, part, small
 from torch_semimarkov.backends.cpu.elementary import exp, finite_or_zero, larger, log
 from torch_semimarkov.backends.cpu.per_duration_scan import (
     SAFE,
     copy,
     largest_of,
-    slot_of,
     step_of,
 )
 from torch_semimarkov.backends.cpu.vector import (
@@ -36,18 +42,14 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
+# Exponent from which on a window is put in order.
+LARGE = 200.0
+
 
 @part
 def above_zero(x):
     """x, or 1 where it is 0, to divide by."""
     return where(x > spread(0.0), x, spread(1.0))
-
-
-@part
-def difference(x, p, step, row, labels):
-    """Row p of what may be absent, less a step of the normaliser."""
-    for c in range(labels):
-        row[c] = (x[p * labels + c] if len(x) > 0 else 0.0) - step
 
 
 @part
@@ -107,50 +109,129 @@ def enter_exactly(shared, moved, message, entry, v, C, labels):
     store(moving, v, n / above_zero(x))
 
 
-@part
-def take_in(rings, here, newest, rows, sizes):
-    """Add the scores of a position, and their direction, to the open rows of two rings."""
-    _, K, C, _ = sizes
-    for v in range(0, C, LANES):
-        score, shift = load(here[0], v), load(here[1], v)
-        for d in range(rows):
-            at = slot_of(newest, d, K) * C + v
-            store(rings[0], at, load(rings[0], at) + score)
-            store(rings[1], at, load(rings[1], at) + shift)
+@small
+def room_of(K):
+    """Rows of a window that holds K of them: so many more that it seldom has to move."""
+    return 2 * K + 64
 
 
 @part
-def close(shared, moved, rings, newest, rows, sizes, message):
-    """All segments that end here: alpha without its end_scores, and its slope."""
-    _, _, _, bias, _, _ = shared
-    opened, slid = rings
-    _, K, C, _ = sizes
-    for v in range(0, C, LANES):
-        top = spread(-np.inf)
-        for d in range(rows):
-            at = slot_of(newest, d, K) * C + v
-            top = larger(top, load(opened, at) + load(bias, d * C + v))
-        base = finite_or_zero(top)
-        x = n = spread(0.0)
-        for d in range(rows):
-            at = slot_of(newest, d, K) * C + v
-            share = exp(load(opened, at) + load(bias, d * C + v) - base)
-            n = multiply_add(share, load(slid, at) + load(moved[1], d * C + v), n)
-            x = x + share
-        store(message[0], v, log(x) + base)
-        store(message[1], v, n / above_zero(x))
+def settle(window, held, top, source, target, rows, v, C):
+    """Add what is held to the rows of a window, and move them from row ``source`` to ``target``."""
+    score, shift, largest = load(held[0], v), load(held[1], v), spread(-np.inf)
+    for d in range(rows):
+        x = load(window[0], (source + d) * C + v) + score
+        store(window[0], (target + d) * C + v, x)
+        store(window[1], (target + d) * C + v, load(window[1], (source + d) * C + v) + shift)
+        largest = larger(largest, x)
+    store(held[0], v, spread(0.0))
+    store(held[1], v, spread(0.0))
+    store(top, v, finite_or_zero(largest))
 
 
 @part
-def open_row(entry, terms, shifts, p, rings, at, labels):
-    """Row ``at`` of the rings: segments that start at p."""
+def refresh(window, held, top, source, target, rows, v, C):
+    """Put lanes v.. of a window in order, with exponentials relative to its largest."""
+    settle(window, held, top, source, target, rows, v, C)
+    base = load(top, v)
+    for d in range(rows):
+        at = (target + d) * C + v
+        mass = exp(load(window[0], at) - base)
+        store(window[2], at, mass)
+        store(window[3], at, mass * load(window[1], at))
+
+
+@part
+def forbid(window, newest, rows, c, C):
+    """Take every segment that is open with label c out of a window."""
+    for d in range(rows):
+        at = (newest + d) * C + c
+        window[0][at] = -np.inf
+        window[2][at] = window[3][at] = 0.0
+
+
+@part
+def take_in(scores, shifts, p, steps, window, held, newest, rows, sizes):
+    """Hold the scores of a position, and their direction, less steps of the normalisers."""
+    _, _, C, labels = sizes
+    for c in range(labels):
+        score = scores[p * labels + c]
+        if score == -np.inf:
+            forbid(window, newest, rows, c, C)
+        else:
+            held[0][c] += score - steps[0]
+            held[1][c] += shifts[p * labels + c] - steps[1]
+
+
+@part
+def open_row(entry, terms, shifts, p, window, held, newest, labels, C):
+    """The newest row of a window: segments that start at p."""
     _, _, entering, moving = entry
+    at = newest * C
     for c in range(labels):
         score = shift = 0.0
         if len(terms[1]) > 0:
             score, shift = terms[1][p * labels + c], shifts[1][p * labels + c]
-        rings[0][at + c] = entering[c] + score
-        rings[1][at + c] = moving[c] + (shift if rings[0][at + c] > -np.inf else 0.0)
+        window[0][at + c] = entering[c] + score - held[0][c]
+        window[1][at + c] = moving[c] + shift - held[1][c] if entering[c] > -np.inf else 0.0
+
+
+@part
+def weigh_row(window, held, top, newest, rows, C):
+    """Exponentials of the newest row; in order with the others, if it is much larger."""
+    for v in range(0, C, LANES):
+        at = newest * C + v
+        x = load(window[0], at) - load(top, v)
+        if any_of(x > spread(LARGE)):
+            refresh(window, held, top, newest, newest, rows, v, C)
+        else:
+            mass = exp(x)
+            store(window[2], at, mass)
+            store(window[3], at, mass * load(window[1], at))
+
+
+@part
+def close(shared, moved, quick, window, held, top, newest, rows, sizes, message):
+    """All segments that end here: alpha without its end_scores, and its slope."""
+    _, _, C, _ = sizes
+    linear, leaning, bound = quick
+    for v in range(0, C, LANES):
+        x = n = m = spread(0.0)
+        for d in range(rows):
+            at, row = (newest + d) * C + v, d * C + v
+            mass, factor = load(window[2], at), load(linear, row)
+            x = multiply_add(mass, factor, x)
+            n = multiply_add(load(window[3], at), factor, n)
+            m = multiply_add(mass, load(leaning, row), m)
+        if any_of(beats(spread(SAFE), x)):
+            close_exactly(shared, moved, window, held, top, newest, rows, sizes, message, x, v)
+        else:
+            base = load(top, v) + load(bound, v) + load(held[0], v)
+            store(message[0], v, log(x) + base)
+            store(message[1], v, (n + m) / x + load(held[1], v))
+
+
+@part
+def close_exactly(shared, moved, window, held, top, newest, rows, sizes, message, sums, v):
+    """Lanes v.. of the same in the log domain; puts the window in order if that may help."""
+    _, _, C, _ = sizes
+    bias = shared[3]
+    largest = spread(-np.inf)
+    for d in range(rows):
+        score = load(window[0], (newest + d) * C + v) + load(bias, d * C + v)
+        largest = larger(largest, score)
+    base = finite_or_zero(largest)
+    x = n = spread(0.0)
+    for d in range(rows):
+        at = (newest + d) * C + v
+        share = exp(load(window[0], at) + load(bias, d * C + v) - base)
+        n = multiply_add(share, load(window[1], at) + load(moved[1], d * C + v), n)
+        x = x + share
+    store(message[0], v, log(x) + base + load(held[0], v))
+    store(message[1], v, n / above_zero(x) + load(held[1], v))
+    possible = where(largest > spread(-np.inf), sums, spread(1.0))
+    if any_of(beats(spread(SAFE), possible)):
+        refresh(window, held, top, newest, newest, rows, v, C)
 
 
 @part
@@ -201,8 +282,20 @@ def keep_position(message, steps, p, kept, labels):
     kept[2][p], kept[3][p] = steps
 
 
+@part
+def move_if_full(window, held, top, newest, rows, sizes):
+    """Make room before the newest row: the window moves to the end of its buffer."""
+    _, K, C, _ = sizes
+    if newest > 0:
+        return newest
+    target = room_of(K) - rows
+    for v in range(0, C, LANES):
+        refresh(window, held, top, newest, target, rows, v, C)
+    return target
+
+
 @compiled
-def scan(terms, shifts, shared, moved, sizes, rings, rows, kept):
+def scan(terms, shifts, shared, moved, quick, sizes, window, rows, kept):
     """Log partition and slope of one sequence: each relative to its normaliser, and that.
 
     Args:
@@ -210,28 +303,30 @@ def scan(terms, shifts, shared, moved, sizes, rings, rows, kept):
             or empty.
         shared: linear and transition (labels, C), bound (C,), bias (K, C), start and end (C,).
         moved: directions of transition, bias, start and end; of any number where a term is -inf.
+        quick: exponential of the bias relative to its largest, that times its direction (K, C),
+            and the largest (C,).
         sizes: L, K, C, labels: positions, longest duration, labels padded and not padded.
-        rings: opened full of -inf, and slid full of 0, (K, C) each.
-        rows: message, of two rows full of -inf and 0; entry, of four; here, of two, full of 0.
+        window: score, slope, mass, and mass times slope, (room_of(K), C) each: full of -inf, 0, 0
+            and 0; padded lanes of 0, 0, 1 and 0.
+        rows: message, of two rows full of -inf and 0; entry, of four; held, of two; top; all of 0.
         kept: alpha and its slope (L, labels), the steps of both normalisers (L,), or all empty.
     """
     L, K, C, labels = sizes
-    message, entry, here = rows
-    newest, norm, drift, step, slide = K, 0.0, 0.0, 0.0, 0.0
+    message, entry, held, top = rows
+    newest, norm, drift, step, slide = room_of(K), 0.0, 0.0, 0.0, 0.0
     for p in range(L):
-        newest = (newest if newest > 0 else K) - 1
+        newest = move_if_full(window, held, top, newest, min(p, K - 1), sizes) - 1
         if p == 0:
             copy(shared[4], 0, entry[2], 0, C)
             copy(moved[2], 0, entry[3], 0, C)
         else:
             enter(shared, moved, message, entry, C, labels)
-        open_row(entry, terms, shifts, p, rings, newest * C, labels)
-        difference(terms[0], p, step, here[0], labels)
-        difference(shifts[0], p, slide, here[1], labels)
-        open_rows = min(p + 1, K)
-        take_in(rings, here, newest, open_rows, sizes)
+        count = min(p + 1, K)
+        open_row(entry, terms, shifts, p, window, held, newest, labels, C)
+        weigh_row(window, held, top, newest, count, C)
+        take_in(terms[0], shifts[0], p, (step, slide), window, held, newest, count, sizes)
         norm, drift = norm + step, drift + slide
-        close(shared, moved, rings, newest, open_rows, sizes, message)
+        close(shared, moved, quick, window, held, top, newest, count, sizes, message)
         end_segments(terms, shifts, p, message, labels)
         largest = largest_of(message[0], labels)
         step, slide = step_of(largest), slope_step(message, largest, labels)
