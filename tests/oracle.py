@@ -122,6 +122,11 @@ class Oracle:
             return np.zeros_like(self.scores)
         return np.exp(self.scores - self.log_partition)
 
+    def entropy(self) -> float:
+        """Sum of -p log p over the segmentations that are possible."""
+        p = self.probabilities()
+        return float(-(p[p > 0] * np.log(p[p > 0])).sum())
+
     def all_best(self) -> list[Segmentation]:
         """Every segmentation that reaches the best score; empty if none is possible."""
         if self.best_score == -inf:
