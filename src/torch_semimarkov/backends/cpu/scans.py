@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.scan_blocks import rows_by_blocks, totals_by_blocks
+from torch_semimarkov.backends.cpu.scan_blocks import (
+    linear_rows_by_blocks,
+    rows_by_blocks,
+    totals_by_blocks,
+)
 from torch_semimarkov.backends.cpu.scan_kernels import OPS, TOGETHER, columns, rows, totals
 from torch_semimarkov.backends.cpu.scan_linear import linear_columns, linear_rows
-from torch_semimarkov.backends.cpu.threads import share
+from torch_semimarkov.backends.cpu.team import Span, split
 
 NAME = "cpu"
 
@@ -36,8 +40,6 @@ _HALF_TYPES = (torch.float16, torch.bfloat16)
 _SIDE_BY_SIDE, _PANEL = 16, 2048
 # Positions of a block, where there are fewer rows than a thread scans in turn.
 _BLOCK = 8192
-# Cells of the recurrence that cost as much as one element of a scan.
-_COST = 3
 
 
 def reasons_against(op: str, x: Tensor) -> list[str]:
@@ -138,10 +140,10 @@ def _scan_columns(
     sizes = T, inner, x.stride(0), x.stride(1), min(inner, _PANEL)
     source, target, flat = _flat(x), _flat(y), state.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
-        columns(op, source, target, flat, flat, counts, items, sizes, way)
+    def task(span: Span) -> None:
+        columns(op, source, target, flat, flat, counts, span, sizes, way)
 
-    share(task, outer * -(-inner // _PANEL), _COST * x.numel())
+    split(task, outer * -(-inner // sizes[-1]), x.numel())
 
 
 def _linear_columns(
@@ -152,10 +154,10 @@ def _linear_columns(
     sizes = T, inner, min(inner, _PANEL), *strides
     arrays, flat = [_flat(x) for x in (gates, inputs, y)], state.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
-        linear_columns(*arrays, flat, flat, counts, items, sizes, way)
+    def task(span: Span) -> None:
+        linear_columns(*arrays, flat, flat, counts, span, sizes, way)
 
-    share(task, outer * -(-inner // _PANEL), _COST * inputs.numel())
+    split(task, outer * -(-inner // sizes[2]), inputs.numel())
 
 
 # Rows in turn
@@ -181,13 +183,13 @@ def _scan_rows(
     sums = np.full((len(states), blocks), neutral, states.dtype)
     source, each = _flat(x), sums.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
+    def task(span: Span) -> None:
         if _by_blocks(op, x, y, each):
-            totals_by_blocks(op, source, each, places, parts, items, reverse)
+            totals_by_blocks(op, source, each, places, parts, span, reverse)
             return
-        totals(op, source, each, places, parts, items, steps[0])
+        totals(op, source, each, places, parts, span, steps[0])
 
-    share(task, -(-len(each) // TOGETHER), _COST * x.numel())
+    split(task, -(-len(each) // TOGETHER), x.numel())
     for row in range(len(states)):
         one = torch.from_numpy(sums[row]).reshape(1, blocks, 1)
         first = torch.from_numpy(states[row : row + 1]).reshape(1, 1)
@@ -216,14 +218,14 @@ def _each_row(
     reverse = bool(steps[0] >> np.uint64(63))
     by_blocks = _by_blocks(op, x, y, states)
 
-    def task(items: np.ndarray) -> None:
+    def task(span: Span) -> None:
+        arrays = states, starts, lengths, span
         if by_blocks:
-            arrays = states, starts, lengths, items
             rows_by_blocks(op, source, target, *arrays, reverse, exclusive)
             return
-        rows(op, source, target, states, starts, lengths, items, steps, exclusive)
+        rows(op, source, target, *arrays, steps, exclusive)
 
-    share(task, -(-len(states) // TOGETHER), _COST * x.numel())
+    split(task, -(-len(states) // TOGETHER), x.numel())
 
 
 def _linear_rows(
@@ -233,11 +235,16 @@ def _linear_rows(
     states, lengths = state.reshape(-1), np.repeat(counts, inputs.shape[2])
     starts, steps = _places((gates, inputs, y), lengths, reverse)
     arrays = [_flat(x) for x in (gates, inputs, y)]
+    neighbours = all(x.stride(1) == 1 for x in (gates, inputs, y))
+    by_blocks = neighbours and states.dtype == np.float64
 
-    def task(items: np.ndarray) -> None:
-        linear_rows(*arrays, states, starts, lengths, items, steps, shifted)
+    def task(span: Span) -> None:
+        if by_blocks:
+            linear_rows_by_blocks(*arrays, states, starts, lengths, span, reverse, shifted)
+            return
+        linear_rows(*arrays, states, starts, lengths, span, steps, shifted)
 
-    share(task, -(-len(states) // TOGETHER), _COST * inputs.numel())
+    split(task, -(-len(states) // TOGETHER), inputs.numel())
 
 
 def _places(

@@ -1,0 +1,183 @@
+"""Blocks of eight rows and eight positions: the rows become the lanes of vectors.
+
+A block is transposed as it is loaded, so that each position is one vector, and once more as it is
+stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from torch_semimarkov.backends.cpu.vector_types import DOUBLE, INT, LANES, lanes
+
+_BLOCK = types.UniTuple(lanes, LANES)
+_PLACES = types.UniTuple(types.int64, LANES)
+
+
+# Rounds of a transposition, each a pair of orders in which two vectors are merged into two. Every
+# one is a single instruction on AVX for eight float32.
+_ROUNDS = (
+    (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
+    (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+    (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+)
+# Where the columns are after them.
+_COLUMNS = (0, 2, 1, 3, 4, 6, 5, 7)
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Eight vectors of eight lanes, transposed in three rounds."""
+    for distance, *orders in _ROUNDS:
+        masks = [ir.Constant(ir.VectorType(INT, LANES), order) for order in orders]
+        found = list(rows)
+        for i in range(LANES):
+            if not i & distance:
+                pair = rows[i], rows[i + distance]
+                found[i], found[i + distance] = (
+                    builder.shuffle_vector(*pair, mask) for mask in masks
+                )
+        rows = found
+    return [rows[i] for i in _COLUMNS]
+
+
+def _pointers(
+    context: Any, builder: Any, kind: Any, array: Any, starts: Any, offset: Any
+) -> tuple[list[Any], Any]:
+    """Addresses of eight rows of eight neighbours, and the type of such a row in memory."""
+    data = context.make_array(kind)(context, builder, array).data
+    vector = ir.VectorType(context.get_data_type(kind.dtype), LANES)
+    indices = cgutils.unpack_tuple(builder, starts, LANES)
+    addresses = [builder.gep(data, [builder.add(index, offset)]) for index in indices]
+    return [builder.bitcast(address, vector.as_pointer()) for address in addresses], vector
+
+
+@intrinsic
+def load_block(typing: Any, array: Any, starts: Any, offset: Any) -> Any:
+    """Eight vectors, one a position: lane r is of the row that starts at ``starts[r]``."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        pointers, vector = _pointers(context, builder, kind, *args)
+        align = int(kind.dtype.bitwidth // 8)
+        found = _transposed(builder, [builder.load(at, align=align) for at in pointers])
+        if vector.element != ir.DoubleType():
+            found = [builder.fpext(value, DOUBLE) for value in found]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return _BLOCK(array, _PLACES, types.int64), emit
+
+
+@intrinsic
+def store_block(typing: Any, array: Any, starts: Any, offset: Any, block: Any) -> Any:
+    """Write eight vectors, one a position, to eight rows."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        pointers, vector = _pointers(context, builder, kind, *args[:3])
+        values = cgutils.unpack_tuple(builder, args[3], LANES)
+        if vector.element != ir.DoubleType():
+            values = [builder.fptrunc(value, vector) for value in values]
+        align = int(kind.dtype.bitwidth // 8)
+        for value, at in zip(_transposed(builder, values), pointers, strict=True):
+            builder.store(value, at, align=align)
+        return context.get_dummy_value()
+
+    return types.void(array, _PLACES, types.int64, _BLOCK), emit
+
+
+@intrinsic
+def places_of(typing: Any, starts: Any, row: Any, column: Any) -> Any:
+    """``starts[row + r, column]`` of eight rows r, of a contiguous array of numbers."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        width = cgutils.unpack_tuple(builder, array.shape)[1]
+        found = []
+        for r in range(LANES):
+            at = builder.mul(builder.add(args[1], ir.Constant(args[1].type, r)), width)
+            found.append(builder.load(builder.gep(array.data, [builder.add(at, args[2])])))
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return _PLACES(starts, types.intp, types.intp), emit
+
+
+# The same as ``combine`` of lanes; and of equal values the latest is kept.
+def _extreme(builder: Any, better: str, a: Any, x: Any) -> Any:
+    later = builder.select(builder.fcmp_unordered(better, x, a), x, a)
+    return builder.select(builder.fcmp_unordered("uno", a, a), a, later)
+
+
+_EMIT = {
+    "add": lambda builder, a, x: builder.fadd(a, x),
+    "mul": lambda builder, a, x: builder.fmul(a, x),
+    "max": lambda builder, a, x: _extreme(builder, ">=", a, x),
+    "min": lambda builder, a, x: _extreme(builder, "<=", a, x),
+}
+
+
+@intrinsic
+def scan_block(typing: Any, op: Any, state: Any, block: Any) -> Any:
+    """The state after each of eight positions."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        after, found = args[1], []
+        for value in cgutils.unpack_tuple(builder, args[2], LANES):
+            after = _EMIT[op.algebra](builder, after, value)
+            found.append(after)
+        return context.make_tuple(builder, _BLOCK, found)
+
+    return _BLOCK(op, lanes, _BLOCK), emit
+
+
+def _linear_block(shifted: bool) -> Any:
+    @intrinsic
+    def scan(typing: Any, state: Any, gates: Any, inputs: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            after, found = args[0], []
+            pairs = (cgutils.unpack_tuple(builder, block, LANES) for block in args[1:])
+            for gate, value in zip(*pairs, strict=True):
+                if shifted:
+                    found.append(builder.fadd(after, value))
+                    after = builder.fmul(found[-1], gate)
+                else:
+                    after = builder.fadd(builder.fmul(gate, after), value)
+                    found.append(after)
+            block = context.make_tuple(builder, _BLOCK, found)
+            return context.make_tuple(builder, signature.return_type, [block, after])
+
+        return types.Tuple([_BLOCK, lanes])(lanes, _BLOCK, _BLOCK), emit
+
+    return scan
+
+
+linear_block = _linear_block(shifted=False)
+linear_block.__doc__ = "Eight steps y = gate * state + input, and the state after them."
+shifted_block = _linear_block(shifted=True)
+shifted_block.__doc__ = "Eight steps y = state + input, after which the state is y * gate."
+
+
+@intrinsic
+def turned(typing: Any, block: Any) -> Any:
+    """Eight vectors from the last to the first."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = cgutils.unpack_tuple(builder, args[0], LANES)[::-1]
+        return context.make_tuple(builder, _BLOCK, found)
+
+    return _BLOCK(_BLOCK), emit
+
+
+@intrinsic
+def delayed(typing: Any, first: Any, block: Any) -> Any:
+    """``first`` and seven of eight vectors."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = [args[0], *cgutils.unpack_tuple(builder, args[1], LANES)[:-1]]
+        return context.make_tuple(builder, _BLOCK, found)
+
+    return _BLOCK(lanes, _BLOCK), emit
