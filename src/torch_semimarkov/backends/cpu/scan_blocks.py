@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import compiled, part, small
+from torch_semimarkov.backends.cpu.compile import compiled, inlined, part, small
 from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine, one_row
 from torch_semimarkov.backends.cpu.scan_lanes import (
-    delayed,
-    linear_block,
     load_block,
     places_of,
     scan_block,
-    shifted_block,
+    step_block,
     store_block,
-    turned,
 )
 from torch_semimarkov.backends.cpu.scan_linear import one_linear_row
 from torch_semimarkov.backends.cpu.team import in_team
@@ -36,6 +33,16 @@ def joint_of(lengths, low, high):
     return joint - joint % LANES
 
 
+@inlined
+def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
+    """Scan ``count`` positions of eight rows from a state; the last two are constants."""
+    for k in range(0, count, LANES):
+        at = 1 - LANES - k if reverse else k
+        found, state = scan_block(op, state, load_block(x, source, at), reverse, exclusive)
+        store_block(y, target, at, found)
+    return state
+
+
 @part
 def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
     """Scan the groups of eight rows from ``first`` on and before ``last``."""
@@ -47,19 +54,14 @@ def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
         if joint > 0:
             source, target = places_of(starts, low, 0), places_of(starts, low, 1)
             state = load(states, low)
-            for k in range(0, joint, LANES):
-                at = 1 - LANES - k if reverse else k
-                block = load_block(x, source, at)
-                if reverse:
-                    block = turned(block)
-                found = scan_block(op, state, block)
-                after = found[LANES - 1]
-                if exclusive:
-                    found = delayed(state, found)
-                if reverse:
-                    found = turned(found)
-                store_block(y, target, at, found)
-                state = after
+            if reverse and exclusive:
+                state = _blocks(op, x, y, source, target, state, joint, True, True)
+            elif reverse:
+                state = _blocks(op, x, y, source, target, state, joint, True, False)
+            elif exclusive:
+                state = _blocks(op, x, y, source, target, state, joint, False, True)
+            else:
+                state = _blocks(op, x, y, source, target, state, joint, False, False)
             store(states, low, state)
         done = np.uint64(joint)
         for r in range(low, high):
@@ -86,6 +88,18 @@ def rows_by_blocks(op, x, y, states, starts, lengths, span, reverse, exclusive):
     in_team(_groups, (op, x, y, states, starts, lengths, reverse, exclusive), span)
 
 
+@inlined
+def _linear_blocks(gates, inputs, y, places, state, count, reverse, shifted):
+    """Scan ``count`` positions of eight rows from a state; the last two are constants."""
+    a, b, c = places
+    for k in range(0, count, LANES):
+        at = 1 - LANES - k if reverse else k
+        gate, value = load_block(gates, a, at), load_block(inputs, b, at)
+        found, state = step_block(state, gate, value, reverse, shifted)
+        store_block(y, c, at, found)
+    return state
+
+
 @part
 def _linear_groups(gates, inputs, y, states, starts, lengths, reverse, shifted, first, last):
     """Scan the groups of eight rows from ``first`` on and before ``last``."""
@@ -101,18 +115,14 @@ def _linear_groups(gates, inputs, y, states, starts, lengths, reverse, shifted, 
                 places_of(starts, low, 2),
             )
             state = load(states, low)
-            for k in range(0, joint, LANES):
-                at = 1 - LANES - k if reverse else k
-                gate, value = load_block(gates, a, at), load_block(inputs, b, at)
-                if reverse:
-                    gate, value = turned(gate), turned(value)
-                if shifted:
-                    found, state = shifted_block(state, gate, value)
-                else:
-                    found, state = linear_block(state, gate, value)
-                if reverse:
-                    found = turned(found)
-                store_block(y, c, at, found)
+            if reverse and shifted:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, True, True)
+            elif reverse:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, True, False)
+            elif shifted:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, False, True)
+            else:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, False, False)
             store(states, low, state)
         done = np.uint64(joint)
         for r in range(low, high):

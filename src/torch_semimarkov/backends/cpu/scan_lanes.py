@@ -120,64 +120,60 @@ _EMIT = {
 }
 
 
-@intrinsic
-def scan_block(typing: Any, op: Any, state: Any, block: Any) -> Any:
-    """The state after each of eight positions."""
+def _in_order(builder: Any, block: Any, reverse: bool) -> list[Any]:
+    values = cgutils.unpack_tuple(builder, block, LANES)
+    return values[::-1] if reverse else values
+
+
+@intrinsic(prefer_literal=True)
+def scan_block(typing: Any, op: Any, state: Any, block: Any, reverse: Any, exclusive: Any) -> Any:
+    """The result at each of eight positions, and the state after them.
+
+    Args:
+        op: one of OPS that has a form on vectors.
+        state: eight lanes, before the first position.
+        block: eight vectors, one a position.
+        reverse: a constant; from the last position to the first.
+        exclusive: a constant; the result is the state before a position.
+    """
+    backwards, before = reverse.literal_value, exclusive.literal_value
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         after, found = args[1], []
-        for value in cgutils.unpack_tuple(builder, args[2], LANES):
-            after = _EMIT[op.algebra](builder, after, value)
+        for value in _in_order(builder, args[2], backwards):
             found.append(after)
-        return context.make_tuple(builder, _BLOCK, found)
+            after = _EMIT[op.algebra](builder, after, value)
+        found = found if before else [*found[1:], after]
+        block = context.make_tuple(builder, _BLOCK, found[::-1] if backwards else found)
+        return context.make_tuple(builder, signature.return_type, [block, after])
 
-    return _BLOCK(op, lanes, _BLOCK), emit
-
-
-def _linear_block(shifted: bool) -> Any:
-    @intrinsic
-    def scan(typing: Any, state: Any, gates: Any, inputs: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            after, found = args[0], []
-            pairs = (cgutils.unpack_tuple(builder, block, LANES) for block in args[1:])
-            for gate, value in zip(*pairs, strict=True):
-                if shifted:
-                    found.append(builder.fadd(after, value))
-                    after = builder.fmul(found[-1], gate)
-                else:
-                    after = builder.fadd(builder.fmul(gate, after), value)
-                    found.append(after)
-            block = context.make_tuple(builder, _BLOCK, found)
-            return context.make_tuple(builder, signature.return_type, [block, after])
-
-        return types.Tuple([_BLOCK, lanes])(lanes, _BLOCK, _BLOCK), emit
-
-    return scan
+    return types.Tuple([_BLOCK, lanes])(op, lanes, _BLOCK, reverse, exclusive), emit
 
 
-linear_block = _linear_block(shifted=False)
-linear_block.__doc__ = "Eight steps y = gate * state + input, and the state after them."
-shifted_block = _linear_block(shifted=True)
-shifted_block.__doc__ = "Eight steps y = state + input, after which the state is y * gate."
+@intrinsic(prefer_literal=True)
+def step_block(typing: Any, state: Any, gates: Any, inputs: Any, reverse: Any, shifted: Any) -> Any:
+    """The result of a linear scan at each of eight positions, and the state after them.
 
-
-@intrinsic
-def turned(typing: Any, block: Any) -> Any:
-    """Eight vectors from the last to the first."""
+    Args:
+        state: eight lanes, before the first position.
+        gates, inputs: eight vectors, one a position.
+        reverse: a constant; from the last position to the first.
+        shifted: a constant; y = state + input, after which the state is y * gate. Otherwise
+            y = gate * state + input is also the state.
+    """
+    backwards, gate_after = reverse.literal_value, shifted.literal_value
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = cgutils.unpack_tuple(builder, args[0], LANES)[::-1]
-        return context.make_tuple(builder, _BLOCK, found)
+        after, found = args[0], []
+        pairs = (_in_order(builder, block, backwards) for block in args[1:3])
+        for gate, value in zip(*pairs, strict=True):
+            if gate_after:
+                found.append(builder.fadd(after, value))
+                after = builder.fmul(found[-1], gate)
+            else:
+                after = builder.fadd(builder.fmul(gate, after), value)
+                found.append(after)
+        block = context.make_tuple(builder, _BLOCK, found[::-1] if backwards else found)
+        return context.make_tuple(builder, signature.return_type, [block, after])
 
-    return _BLOCK(_BLOCK), emit
-
-
-@intrinsic
-def delayed(typing: Any, first: Any, block: Any) -> Any:
-    """``first`` and seven of eight vectors."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = [args[0], *cgutils.unpack_tuple(builder, args[1], LANES)[:-1]]
-        return context.make_tuple(builder, _BLOCK, found)
-
-    return _BLOCK(lanes, _BLOCK), emit
+    return types.Tuple([_BLOCK, lanes])(lanes, _BLOCK, _BLOCK, reverse, shifted), emit

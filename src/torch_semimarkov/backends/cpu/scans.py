@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.cpu.pages import empty
 from torch_semimarkov.backends.cpu.scan_blocks import (
     linear_rows_by_blocks,
     rows_by_blocks,
@@ -289,8 +289,7 @@ def _flat(x: Tensor) -> np.ndarray:
 
 
 def _result(x: Tensor, lengths: Tensor | None) -> Tensor:
-    make: Callable[..., Tensor] = torch.empty if lengths is None else torch.zeros
-    return make(x.shape, dtype=x.dtype)
+    return empty(x.shape, x.dtype) if lengths is None else torch.zeros(x.shape, dtype=x.dtype)
 
 
 def _state(x: Tensor, initial: Tensor | None, neutral: float) -> np.ndarray:
