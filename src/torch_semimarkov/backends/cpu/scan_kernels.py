@@ -15,7 +15,7 @@ from numba.extending import NativeValue, overload, unbox
 
 from torch_semimarkov.backends.cpu.compile import compiled, part, small
 from torch_semimarkov.backends.cpu.team import in_team
-from torch_semimarkov.backends.cpu.vector import beats, load, store, where
+from torch_semimarkov.backends.cpu.vector import beats, load, load_part, store, store_part, where
 from torch_semimarkov.backends.cpu.vector_types import LANES, Algebra, AlgebraType, Vector
 
 OPS = {name: Algebra(name) for name in ("add", "mul", "max", "min", "logaddexp")}
@@ -83,17 +83,19 @@ def _take_numbers(op, state, x, y, source, target, backwards, exclusive):
 
 def _take_lanes(op, state, x, y, source, target, backwards, exclusive):
     """By addresses that only rise or only fall, so that the machine reads ahead of them."""
-    whole = len(state) - len(state) % LANES
+    count = len(state)
+    whole = count - count % LANES
     for k in range(0, whole, LANES):
         i = whole - LANES - k if backwards else k
         before = load(state, i)
         after = combine(op, before, load(x, source + i))
         store(state, i, after)
         store(y, target + i, before if exclusive else after)
-    for i in range(whole, len(state)):
-        value = state[i]
-        state[i] = combine(op, value, np.float64(x[source + i]))
-        y[target + i] = value if exclusive else state[i]
+    if whole < count:
+        before = load_part(state, whole, count - whole)
+        after = combine(op, before, load_part(x, source + whole, count - whole))
+        store_part(state, whole, count - whole, after)
+        store_part(y, target + whole, count - whole, before if exclusive else after)
 
 
 @overload(take_row)
@@ -102,11 +104,49 @@ def _take_row_of(op, state, x, y, source, target, backwards, exclusive):
     return _take_lanes if by_lanes else _take_numbers
 
 
+def take_rows(op, state, x, y, places, steps, count, way):
+    """Combine ``count`` rows of columns into their states, one after another."""
+    raise NotImplementedError("kernels only")
+
+
+@small
+def _each_row(op, state, x, y, places, steps, count, way):
+    source, target = places
+    for _ in range(count):
+        take_row(op, state, x, y, source, target, way[0], way[1])
+        source, target = source + steps[0], target + steps[1]
+
+
+def _few_lanes(op, state, x, y, places, steps, count, way):
+    """Rows of no more columns than one vector has lanes keep it in a register."""
+    if len(state) > LANES:
+        _each_row(op, state, x, y, places, steps, count, way)
+        return
+    source, target = places
+    width = len(state)
+    value = load_part(state, 0, width)
+    for _ in range(count):
+        after = combine(op, value, load_part(x, source, width))
+        store_part(y, target, width, value if way[1] else after)
+        value = after
+        source, target = source + steps[0], target + steps[1]
+    store_part(state, 0, width, value)
+
+
+@overload(take_rows)
+def _take_rows_of(op, state, x, y, places, steps, count, way):
+    by_lanes = state.dtype == types.float64 and op.algebra in _COMBINE_LANES
+    if by_lanes:
+        return _few_lanes
+    return lambda op, state, x, y, places, steps, count, way: _each_row(
+        op, state, x, y, places, steps, count, way
+    )
+
+
 @part
 def _panels(op, x, y, initial, final, lengths, sizes, way, low, high):
     """Scan the panels from ``low`` on and before ``high``."""
     T, inner, outer, step, width = sizes
-    reverse, exclusive = way
     panels = (inner + width - 1) // width
     whole = np.empty(width, initial.dtype)
     for item in range(low, high):
@@ -117,10 +157,10 @@ def _panels(op, x, y, initial, final, lengths, sizes, way, low, high):
         for i in range(count):
             state[i] = initial[at + i]
         n = lengths[o]
-        for k in range(n):
-            t = n - 1 - k if reverse else k
-            source, target = o * outer + t * step + first, (o * T + t) * inner + first
-            take_row(op, state, x, y, source, target, reverse, exclusive)
+        t = n - 1 if way[0] else 0
+        places = o * outer + t * step + first, (o * T + t) * inner + first
+        steps = (-step, -inner) if way[0] else (step, inner)
+        take_rows(op, state, x, y, places, steps, n, way)
         for i in range(count):
             final[at + i] = state[i]
 
@@ -157,17 +197,19 @@ def _groups(op, x, y, states, starts, lengths, steps, exclusive, first, last):
     """Scan the groups of eight rows from ``first`` on and before ``last``."""
     for group in range(first, last):
         low, high = group * TOGETHER, min(group * TOGETHER + TOGETHER, len(states))
-        longest = 0
-        for r in range(low, high):
-            longest = max(longest, lengths[r])
-        for k in range(longest):
+        joint = lengths[low:high].min()
+        for k in range(joint):
+            at = np.uint64(k)
             for r in range(low, high):
-                if k < lengths[r]:
-                    i = starts[r, 0] + np.uint64(k) * steps[0]
-                    j = starts[r, 1] + np.uint64(k) * steps[1]
-                    before = states[r]
-                    states[r] = combine(op, before, x[i])
-                    y[j] = before if exclusive else states[r]
+                before = states[r]
+                states[r] = combine(op, before, x[starts[r, 0] + at * steps[0]])
+                y[starts[r, 1] + at * steps[1]] = before if exclusive else states[r]
+        done = np.uint64(joint)
+        for r in range(low, high):
+            states[r] = one_row(
+                op, x, y, states[r], starts[r, 0] + done * steps[0],
+                starts[r, 1] + done * steps[1], lengths[r] - joint, steps, exclusive,
+            )  # fmt: skip
 
 
 @compiled

@@ -102,10 +102,16 @@ def associative_scan(
     x = _with_unit_stride(x)
     y, state = _result(x, lengths), _state(x, initial, _neutral(op, x.dtype))
     if x.numel():
-        scan = _scan_columns if x.shape[2] >= _SIDE_BY_SIDE else _scan_rows
+        scan = _scan_columns if _side_by_side(op, x) else _scan_rows
         scan(OPS[op], x, y, state, _counts(x, lengths), (reverse, exclusive))
     final = torch.from_numpy(state).to(x.dtype)
     return (y if y.dtype == result else y.to(result)), final
+
+
+def _side_by_side(op: str, x: Tensor) -> bool:
+    """Whether columns are scanned beside each other, not one by one."""
+    lanes = op in BY_BLOCKS and x.dtype.is_floating_point
+    return x.shape[2] >= (2 if lanes else _SIDE_BY_SIDE)
 
 
 def linear_scan(
