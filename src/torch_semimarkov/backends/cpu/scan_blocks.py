@@ -1,6 +1,6 @@
 """Scans of neighbouring rows by blocks of eight positions: the rows become lanes of vectors.
 
-The order of combination is that of one row alone.
+What is left of them, and a lone row, is scanned eight positions at a time.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, inlined, part, small
-from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine, one_row
+from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine
 from torch_semimarkov.backends.cpu.scan_lanes import (
+    first_lane,
     load_block,
+    moved,
     places_of,
+    prefix,
     scan_block,
+    spread_last,
     step_block,
     store_block,
 )
@@ -43,6 +47,40 @@ def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
     return state
 
 
+@inlined
+def _eights(op, x, y, source, target, state, count, reverse, exclusive):
+    """Scan ``count`` positions of one row from a state; the last two are constants."""
+    carried = spread(state)
+    for k in range(0, count, LANES):
+        at = 1 - LANES - k if reverse else k
+        found = prefix(op, load(x, source + at), reverse)
+        here = moved(op, found, reverse) if exclusive else found
+        store(y, target + at, combine(op, carried, here))
+        carried = combine(op, carried, spread_last(found, reverse))
+    return first_lane(carried)
+
+
+@part
+def _row(op, x, y, state, source, target, count, way):
+    """Scan a row from a state, eight positions at a time; the state after it."""
+    reverse, exclusive = way
+    whole = count - count % LANES
+    if reverse and exclusive:
+        state = _eights(op, x, y, source, target, state, whole, True, True)
+    elif reverse:
+        state = _eights(op, x, y, source, target, state, whole, True, False)
+    elif exclusive:
+        state = _eights(op, x, y, source, target, state, whole, False, True)
+    else:
+        state = _eights(op, x, y, source, target, state, whole, False, False)
+    for k in range(whole, count):
+        at = -k if reverse else k
+        before = state
+        state = combine(op, state, np.float64(x[source + at]))
+        y[target + at] = before if exclusive else state
+    return state
+
+
 @part
 def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
     """Scan the groups of eight rows from ``first`` on and before ``last``."""
@@ -63,11 +101,11 @@ def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
             else:
                 state = _blocks(op, x, y, source, target, state, joint, False, False)
             store(states, low, state)
-        done = np.uint64(joint)
         for r in range(low, high):
-            states[r] = one_row(
-                op, x, y, states[r], starts[r, 0] + done * step,
-                starts[r, 1] + done * step, lengths[r] - joint, (step, step), exclusive,
+            states[r] = _row(
+                op, x, y, states[r], np.int64(starts[r, 0] + np.uint64(joint) * step),
+                np.int64(starts[r, 1] + np.uint64(joint) * step), lengths[r] - joint,
+                (reverse, exclusive),
             )  # fmt: skip
 
 

@@ -177,3 +177,65 @@ def step_block(typing: Any, state: Any, gates: Any, inputs: Any, reverse: Any, s
         return context.make_tuple(builder, signature.return_type, [block, after])
 
     return types.Tuple([_BLOCK, lanes])(lanes, _BLOCK, _BLOCK, reverse, shifted), emit
+
+
+# One row, eight positions at a time
+
+# What changes nothing, whatever it is combined with.
+_NEUTRAL = {"add": -0.0, "mul": 1.0, "max": float("-inf"), "min": float("inf")}
+
+
+def _moved(builder: Any, op: str, x: Any, distance: int, reverse: bool) -> Any:
+    """Lanes moved by a distance towards where a scan goes; neutral ones in their place."""
+    neutral = ir.Constant(DOUBLE, [_NEUTRAL[op]] * LANES)
+    kept, free = list(range(LANES - distance)), [LANES] * distance
+    order = [i + distance for i in kept] + free if reverse else free + kept
+    return builder.shuffle_vector(x, neutral, ir.Constant(ir.VectorType(INT, LANES), order))
+
+
+@intrinsic(prefer_literal=True)
+def prefix(typing: Any, op: Any, x: Any, reverse: Any) -> Any:
+    """The scan of eight lanes in three steps; ``reverse`` is a constant."""
+    backwards = reverse.literal_value
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = args[1]
+        for distance in (1, 2, 4):
+            before = _moved(builder, op.algebra, found, distance, backwards)
+            found = _EMIT[op.algebra](builder, before, found)
+        return found
+
+    return lanes(op, lanes, reverse), emit
+
+
+@intrinsic(prefer_literal=True)
+def moved(typing: Any, op: Any, x: Any, reverse: Any) -> Any:
+    """Each lane where the next one in a scan was; ``reverse`` is a constant."""
+    backwards = reverse.literal_value
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _moved(builder, op.algebra, args[1], 1, backwards)
+
+    return lanes(op, lanes, reverse), emit
+
+
+@intrinsic(prefer_literal=True)
+def spread_last(typing: Any, x: Any, reverse: Any) -> Any:
+    """Eight times the lane that a scan comes to last; ``reverse`` is a constant."""
+    lane = 0 if reverse.literal_value else LANES - 1
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        order = ir.Constant(ir.VectorType(INT, LANES), [lane] * LANES)
+        return builder.shuffle_vector(args[0], args[0], order)
+
+    return lanes(lanes, reverse), emit
+
+
+@intrinsic
+def first_lane(typing: Any, x: Any) -> Any:
+    """The number in lane 0."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], ir.Constant(INT, 0))
+
+    return types.float64(lanes), emit

@@ -38,7 +38,9 @@ _HALF_TYPES = (torch.float16, torch.bfloat16)
 # Columns from which on they are scanned side by side, and the width of a panel of them: narrower
 # ones touch a new page of memory at every position, and a wider one's state leaves the cache.
 _SIDE_BY_SIDE, _PANEL = 16, 2048
-# Positions of a block, where there are fewer rows than a thread scans in turn.
+# Values from which on fewer rows than a thread scans in turn are cut into blocks of positions.
+_CUT = 200_000
+# Positions of such a block.
 _BLOCK = 8192
 
 
@@ -176,7 +178,8 @@ def _scan_rows(
     _, T, inner = x.shape
     states, lengths = state.reshape(-1), np.repeat(counts, inner)
     starts, steps = _places((x, y), lengths, reverse)
-    if len(states) >= TOGETHER or T < 2 * TOGETHER * TOGETHER:
+    alone = T < 2 * TOGETHER * TOGETHER if op.name == "logaddexp" else x.numel() < _CUT
+    if len(states) >= TOGETHER or alone:
         _each_row(op, x, y, states, starts, lengths, steps, exclusive)
         return
     size = min(_BLOCK, -(-T // TOGETHER))
