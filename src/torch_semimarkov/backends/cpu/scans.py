@@ -38,6 +38,8 @@ _HALF_TYPES = (torch.float16, torch.bfloat16)
 # Columns from which on they are scanned side by side, and the width of a panel of them: narrower
 # ones touch a new page of memory at every position, and a wider one's state leaves the cache.
 _SIDE_BY_SIDE, _PANEL = 16, 2048
+# Columns of the narrowest panel that a thread gets to itself.
+_NARROW = 128
 # Values from which on fewer rows than a thread scans in turn are cut into blocks of positions.
 _CUT = 200_000
 # Positions of such a block.
@@ -68,21 +70,26 @@ def slower(op: str, x: Tensor, reverse: bool) -> str:
 def _worth(op: str, x: Tensor, reverse: bool) -> int:
     """Number of values from which on the kernels beat torch, which must flip to go in reverse.
 
-    Measured; docs/performance.md has the figures.
+    Measured for one thread and for two; docs/performance.md has the figures.
     """
     outer, _, inner = x.shape
+    columns = inner * (2 if x.dtype.is_complex else 1)
     if op == "linear":
         return 0
     if op == "logaddexp":
         return 10_000
-    if inner * (2 if x.dtype.is_complex else 1) >= _SIDE_BY_SIDE:
+    if columns >= (_SIDE_BY_SIDE if x.dtype == torch.int64 else 4 * _SIDE_BY_SIDE):
         return 50_000
-    blocks = inner == 1 and op in BY_BLOCKS and x.dtype not in (torch.int64, *_COMPLEX)
-    if outer * inner < TOGETHER:
-        return (500_000 if reverse else 2_000_000) if blocks else _NEVER
-    if blocks:
-        return 250_000
-    return 500_000 if reverse else _NEVER
+    if x.dtype == torch.int64:
+        return _NEVER
+    alone = torch.get_num_threads() == 1
+    if columns > 1:
+        if columns < 4 or (outer == 1 and not alone):
+            return 300_000 if reverse else _NEVER
+        return 100_000 if reverse else 200_000
+    if outer < TOGETHER:
+        return 500_000 if reverse else 2_000_000
+    return 130_000 if alone else 250_000
 
 
 def associative_scan(
@@ -145,7 +152,7 @@ def _scan_columns(
     op: Any, x: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
     outer, T, inner = x.shape
-    sizes = T, inner, x.stride(0), x.stride(1), min(inner, _PANEL)
+    sizes = T, inner, x.stride(0), x.stride(1), _width(outer, inner)
     source, target, flat = _flat(x), _flat(y), state.reshape(-1)
 
     def task(span: Span) -> None:
@@ -154,12 +161,19 @@ def _scan_columns(
     split(task, outer * -(-inner // sizes[-1]), x.numel())
 
 
+def _width(outer: int, inner: int) -> int:
+    """Columns of a panel: so few that every thread has one, if they are worth the way."""
+    parts = -(-torch.get_num_threads() // max(outer, 1))
+    wanted = -(-inner // (TOGETHER * parts)) * TOGETHER
+    return min(inner, _PANEL, max(wanted, _NARROW))
+
+
 def _linear_columns(
     gates: Tensor, inputs: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
     outer, T, inner = inputs.shape
     strides = gates.stride(0), gates.stride(1), inputs.stride(0), inputs.stride(1)
-    sizes = T, inner, min(inner, _PANEL), *strides
+    sizes = T, inner, _width(outer, inner), *strides
     arrays, flat = [_flat(x) for x in (gates, inputs, y)], state.reshape(-1)
 
     def task(span: Span) -> None:
