@@ -39,11 +39,21 @@ def joint_of(lengths, low, high):
 
 @inlined
 def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
-    """Scan ``count`` positions of eight rows from a state; the last two are constants."""
-    for k in range(0, count, LANES):
-        at = 1 - LANES - k if reverse else k
-        found, state = scan_block(op, state, load_block(x, source, at), reverse, exclusive)
+    """Scan ``count`` positions of eight rows from a state; the last two are constants.
+
+    A block is loaded while the one before it is scanned, each step of which waits for the last.
+    """
+    step = -LANES if reverse else LANES
+    at = 1 - LANES if reverse else 0
+    block = load_block(x, source, at)
+    for _ in range(count // LANES - 1):
+        following = load_block(x, source, at + step)
+        found, state = scan_block(op, state, block, reverse, exclusive)
         store_block(y, target, at, found)
+        block = following
+        at += step
+    found, state = scan_block(op, state, block, reverse, exclusive)
+    store_block(y, target, at, found)
     return state
 
 
