@@ -41,18 +41,17 @@ def joint_of(lengths, low, high):
 def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
     """Scan ``count`` positions of eight rows from a state; the last two are constants.
 
-    A block is loaded while the one before it is scanned, each step of which waits for the last.
+    A block is loaded and another one stored while the one between is scanned, each step of which
+    waits for the last.
     """
     step = -LANES if reverse else LANES
     at = 1 - LANES if reverse else 0
-    block = load_block(x, source, at)
+    found, state = scan_block(op, state, load_block(x, source, at), reverse, exclusive)
     for _ in range(count // LANES - 1):
-        following = load_block(x, source, at + step)
-        found, state = scan_block(op, state, block, reverse, exclusive)
+        block = load_block(x, source, at + step)
         store_block(y, target, at, found)
-        block = following
+        found, state = scan_block(op, state, block, reverse, exclusive)
         at += step
-    found, state = scan_block(op, state, block, reverse, exclusive)
     store_block(y, target, at, found)
     return state
 

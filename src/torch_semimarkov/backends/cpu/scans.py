@@ -274,23 +274,27 @@ def _places(
     tensors: tuple[Tensor, ...], lengths: np.ndarray, reverse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the scan of each row starts in each tensor, and its steps, modulo 2 ** 64."""
-    outer, _, inner = tensors[0].shape
-    starts, steps = _first_places(outer, inner, tuple(x.stride()[:2] for x in tensors))
+    outer, T, inner = tensors[0].shape
+    strides = tuple(x.stride()[:2] for x in tensors)
     if not reverse:
-        return starts, steps
+        return _places_at(0, outer, inner, strides)
+    if (lengths == T).all():
+        starts, steps = _places_at(T - 1, outer, inner, strides)
+        return starts, np.uint64(0) - steps
+    starts, steps = _places_at(0, outer, inner, strides)
     return starts + (lengths[:, None] - 1).astype(np.uint64) * steps, np.uint64(0) - steps
 
 
-@lru_cache(maxsize=4)
-def _first_places(
-    outer: int, inner: int, strides: tuple[tuple[int, ...], ...]
+@lru_cache(maxsize=8)
+def _places_at(
+    t: int, outer: int, inner: int, strides: tuple[tuple[int, ...], ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row begins in each tensor, and the steps along it; not to be written to."""
+    """Where position t of each row is in each tensor, and the steps; not to be written to."""
     steps = np.array([step for _, step in strides], np.int64)
     starts = np.empty((outer, inner, len(strides)), np.int64)
     each = np.arange(outer)[:, None]
-    for i, (stride, _) in enumerate(strides):
-        starts[:, :, i] = each * stride
+    for i, (stride, step) in enumerate(strides):
+        starts[:, :, i] = each * stride + t * step
     if inner > 1:
         starts += np.arange(inner)[:, None]
     return starts.reshape(-1, len(strides)).view(np.uint64), steps.view(np.uint64)
