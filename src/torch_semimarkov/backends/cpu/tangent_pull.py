@@ -42,10 +42,12 @@ LIMIT = 1e100
 
 
 @part
-def begin(shared, moved, message, weights, ended, last, labels):
-    """Masses of the last label, from the weights of value and slope."""
+def begin_at(kept, L, ends, message, weights, ended, last, labels):
+    """Masses of the last label, from the weights of value and slope; the message before them."""
+    copy(kept[0], (L - 1) * labels, message[0], 0, labels)
+    copy(kept[1], (L - 1) * labels, message[1], 0, labels)
     alpha, slope = message
-    end, moved_end = shared[5], moved[3]
+    end, moved_end = ends
     total, mean = total_of(message, end, moved_end, labels)
     for c in range(labels):
         share = np.exp(alpha[c] + end[c] - total)
@@ -263,9 +265,7 @@ def pull_back(
     L, K, C, labels = sizes
     message, entry, held, ended, inside, starts, base, top = rows
     durations, pairs, first, last, bare = counts
-    copy(kept[0], (L - 1) * labels, message[0], 0, labels)
-    copy(kept[1], (L - 1) * labels, message[1], 0, labels)
-    begin(shared, moved, message, weights, ended, last, labels)
+    begin_at(kept, L, (shared[5], moved[3]), message, weights, ended, last, labels)
     newest = room_of(K)
     for s in range(L - 1, -1, -1):
         newest = move_if_full(window, held, top, newest, min(L - 1 - s, K - 1), sizes) - 1
