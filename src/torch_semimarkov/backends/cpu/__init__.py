@@ -61,6 +61,7 @@ COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -81,8 +82,6 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "tangent" and potentials.per_duration:
-        reasons.append("has no tangent for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials) and potentials.tail is not None:
