@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
 from torch_semimarkov.dispatch.registry import (
+    Stepper,
     available_backends,
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, sample, viterbi
+from torch_semimarkov.dispatch.run import (
+    expectations,
+    log_partition,
+    looks_clean,
+    sample,
+    stepper,
+    viterbi,
+)
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
     "EDGE_OP",
     "Explanation",
+    "Stepper",
     "available_backends",
     "edge_composite",
     "edge_log_partition",
@@ -24,6 +33,7 @@ __all__ = [
     "looks_clean",
     "register_backend",
     "sample",
+    "stepper",
     "unregister_backend",
     "use_backend",
     "viterbi",
