@@ -236,7 +236,8 @@ class SemiMarkovStream:
         bests: Any = self._bests
         ends = [bests.ends(state, True) for state in self._best_states]
         last = [int(values.argmax()) for values, _ in ends]
-        scores = torch.tensor([float(values.max()) + norm for values, norm in ends]).double()
+        best = [float(values.max()) + norm for values, norm in ends]
+        scores = torch.tensor(best, dtype=torch.float64)
         refuse_impossible(scores == -torch.inf)
         T = self.positions
         walks = [np.array([0, T - 1, T, label]) for label in last]
@@ -257,7 +258,7 @@ class SemiMarkovStream:
         scores = [
             one.score + end[found[-1].label] for one, found in zip(self._lagged, rest, strict=True)
         ]
-        return ViterbiResult(torch.tensor(scores).double(), Segments.from_list(rest))
+        return ViterbiResult(torch.tensor(scores, dtype=torch.float64), Segments.from_list(rest))
 
     def _segment_score(
         self, segment: Segment, terms: tuple[np.ndarray, ...], before: int | None
