@@ -18,6 +18,7 @@ _HOMES = {
     "Segments": "segments",
     "SemiMarkov": "semimarkov",
     "SemiMarkovCRFHead": "nn",
+    "SemiMarkovStream": "functional",
     "ViterbiResult": "functional",
     "available_backends": "dispatch",
     "create_duration_distribution": "durations",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from torch_semimarkov.durations import create_duration_distribution
     from torch_semimarkov.functional import (
         Marginals,
+        SemiMarkovStream,
         ViterbiResult,
         cross_entropy,
         entropy,
@@ -69,6 +71,7 @@ __all__ = [
     "Segments",
     "SemiMarkov",
     "SemiMarkovCRFHead",
+    "SemiMarkovStream",
     "ViterbiResult",
     "__version__",
     "available_backends",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
 from torch_semimarkov.dispatch.registry import (
+    Stepper,
     available_backends,
     register_backend,
     unregister_backend,
@@ -13,6 +14,7 @@ from torch_semimarkov.dispatch.run import (
     log_partition,
     looks_clean,
     sample,
+    stepper,
     tangent,
     viterbi,
 )
@@ -21,6 +23,7 @@ from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out,
 __all__ = [
     "EDGE_OP",
     "Explanation",
+    "Stepper",
     "available_backends",
     "edge_composite",
     "edge_log_partition",
@@ -31,6 +34,7 @@ __all__ = [
     "looks_clean",
     "register_backend",
     "sample",
+    "stepper",
     "tangent",
     "unregister_backend",
     "use_backend",

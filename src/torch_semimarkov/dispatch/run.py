@@ -14,6 +14,7 @@ from torch_semimarkov.dispatch import direct
 from torch_semimarkov.dispatch.registry import (
     CompiledBackend,
     CompositeBackend,
+    Stepper,
     is_imported,
     loaded,
 )
@@ -115,6 +116,11 @@ def sample(
     """(num_samples, B) segmentations of canonical potentials, drawn with their probabilities."""
     chosen = cast(CompositeBackend, choose("sample", p, "log", backend))
     return chosen.sample(p, num_samples, generator)
+
+
+def stepper(p: Potentials, semiring: str, backend: str | None = None) -> Stepper:
+    """What takes the positions of sequences in, chunk by chunk, with the shared terms of ``p``."""
+    return choose("stream", p, semiring, backend).Stepper(p, semiring)  # type: ignore[attr-defined]
 
 
 def expectations(

@@ -9,9 +9,11 @@ from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.functional.sample import sample
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
+from torch_semimarkov.functional.stream import SemiMarkovStream
 
 __all__ = [
     "Marginals",
+    "SemiMarkovStream",
     "ViterbiResult",
     "cross_entropy",
     "entropy",

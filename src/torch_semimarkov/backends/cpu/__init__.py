@@ -16,11 +16,13 @@ from torch_semimarkov.backends.cpu import (
     gradient,
     partition,
     per_duration,
+    steps,
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
     tangent_backward,
@@ -38,6 +40,7 @@ __all__ = [
     "NAME",
     "OPS",
     "SEMIRINGS",
+    "Stepper",
     "backward",
     "edge_backward",
     "edge_forward",
@@ -54,7 +57,7 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "tangent", "viterbi", "edge_log_partition")
+OPS = ("log_partition", "tangent", "viterbi", "stream", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -63,6 +66,7 @@ COSTS = {
     "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -84,8 +88,11 @@ def reasons_against(
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
-    if isinstance(potentials, Potentials) and potentials.tail is not None:
-        reasons.append("has no geometric tail")
+    if isinstance(potentials, Potentials):
+        if op == "stream" and potentials.per_duration:
+            reasons.append("has no stream with (K, C, C) transitions")
+        if potentials.tail is not None and (op in ("log_partition", "tangent") or potentials.per_duration):
+            reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -187,6 +194,8 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
     if potentials.per_duration:
         return per_duration.viterbi(potentials)
+    if potentials.tail is not None:
+        return steps.viterbi(potentials)
     p = potentials
     score, count = np.empty(p.B), np.empty(p.B, np.int64)
     table = np.empty((3, p.B, p.T), np.int64)

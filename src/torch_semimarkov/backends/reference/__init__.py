@@ -9,6 +9,7 @@ from torch_semimarkov.backends.reference.partition import (
     tangent,
 )
 from torch_semimarkov.backends.reference.sample import sample
+from torch_semimarkov.backends.reference.steps import Stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.semirings import SEMIRINGS
@@ -16,7 +17,8 @@ from torch_semimarkov.semirings import SEMIRINGS
 NAME = "reference"
 COMPOSITE = True
 OPS = (
-    "log_partition", "tangent", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair",
+    "log_partition", "tangent", "viterbi", "sample", "stream", "edge_log_partition", "edge_tree",
+    "edge_pair",
 )  # fmt: skip
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
@@ -37,6 +39,7 @@ COSTS = {
         "O(T K C + K C^2)",
         "none",
     ),
+    "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
 }
@@ -51,6 +54,10 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
         reasons.append(f"semiring {semiring!r} compares two sets of potentials, and gets one")
+    if op == "stream" and potentials.per_duration:
+        reasons.append("has no stream with (K, C, C) transitions")
+    if op == "stream" and semiring not in ("log", "max"):
+        reasons.append("streams for semirings 'log' and 'max' only")
     return reasons
 
 
@@ -59,6 +66,7 @@ __all__ = [
     "COSTS",
     "NAME",
     "OPS",
+    "Stepper",
     "differentiable_gradient",
     "edge_log_partition",
     "log_partition",
