@@ -3,7 +3,7 @@
 What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
 (1, size): every position's messages, 3 C + 1 numbers of the scores' type;
 (stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence,
-made an even number.
+made an even number; of a split scan, its memory (see ``split``).
 The backward then runs each stretch once more, two of them in memory at a time.
 """
 
@@ -15,7 +15,13 @@ from torch import Tensor
 from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
 from torch_semimarkov.backends.triton.gradient import FLUSH, IN_REGISTERS, gradient_kernel
 from torch_semimarkov.backends.triton.scan import scan_kernel
-from torch_semimarkov.backends.triton.variants import Variant, variant_of
+from torch_semimarkov.backends.triton.split import history_kernel, tile_kernel
+from torch_semimarkov.backends.triton.variants import (
+    HISTORY_POSITIONS,
+    HISTORY_WARPS,
+    Variant,
+    variant_of,
+)
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import PAD
 
@@ -29,7 +35,14 @@ def up(size: int, step: int) -> int:
 
 def stretch_of(T: int, stretches: int, variant: Variant) -> int:
     """Positions of each of so many stretches: as long as the tile is, and whole bases."""
-    return up(max((T + stretches - 1) // stretches, variant.K_PAD), FLUSH.value)
+    return up(max((T + stretches - 1) // stretches, variant.K_PAD), max(FLUSH.value, variant.tile))
+
+
+def split_sizes(p: Potentials, variant: Variant) -> tuple[int, int]:
+    """Numbers of the scores' type that a split scan has in memory: starts, made even, and bases."""
+    starts = up(p.B * (variant.K_PAD + 2) * p.C, 2)
+    wide = 1 if p.scores.dtype == torch.float64 else 2
+    return starts, wide * p.B * (variant.K_PAD // variant.tile) * p.C
 
 
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
@@ -40,8 +53,10 @@ def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ..
     if interval is None:
         return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
     variant = variant_of(p)
-    stretch = up(max(interval, variant.K_PAD), FLUSH.value)
+    stretch = up(max(interval, variant.K_PAD), max(FLUSH.value, variant.tile))
     states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
+    if variant.tile:
+        states = sum(split_sizes(p, variant))
     return (p.T + stretch - 1) // stretch, states // half, 1
 
 
@@ -79,11 +94,47 @@ class Run:
         """Scan a span (first, stop, rows kept), default all positions."""
         p, v = self.p, self.variant
         first, stop, ROWS = span or (0, p.T, p.T)
+        if v.tile:
+            self._scan_split(semiring, value, rows, state, best, (first, stop, ROWS))
+            return
         scan_kernel[(self.programs,)](
             p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, rows, state,
             best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
             IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
         )  # fmt: skip
+
+    def _scan_split(
+        self, semiring: str, value: Tensor, rows: Tensor | None, state: Tensor | None,
+        best: Tensor | None, span: tuple[int, int, int],
+    ) -> None:  # fmt: skip
+        """Scan a span a tile at a time: the history of its positions, then the tile itself."""
+        p, v, dtype, (first, stop, ROWS) = self.p, self.variant, self.p.scores.dtype, span
+        memory = self.empty(sum(split_sizes(p, v)), dtype=dtype)
+        if state is not None:
+            # no kernel writes what no sequence has, and two calls must agree in that too
+            memory.copy_(state[0]) if first else memory.zero_()
+        starts = memory[: split_sizes(p, v)[0]]
+        bases = memory[len(starts) :].view(torch.float64)
+        near, far = v.tile * v.C_PAD, v.K_PAD * v.C_PAD
+        tables = torch.cat([self.tables[:near], self.tables[far:]])
+        splits, choices = (p.K - 2 + v.tile) // v.tile, best is not None
+        parts = self.empty(1 + choices, p.B, splits, v.tile, p.C, dtype=dtype)
+        grid = p.B, splits, v.tile // HISTORY_POSITIONS
+        for at in range(first, stop, v.tile):
+            if at:
+                history_kernel[grid](
+                    self.tables, self.lengths, starts, bases, parts, p.C, at, TILE=v.tile,
+                    POSITIONS=HISTORY_POSITIONS, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
+                    IS_MAX=semiring == "max", CHOICES=choices, num_warps=HISTORY_WARPS,
+                    num_stages=1,
+                )  # fmt: skip
+            tile_kernel[(p.B,)](
+                p.scores, p.start_scores, p.end_scores, tables, self.lengths, value, rows,
+                starts, bases, parts, best, p.T, p.K, p.C, at, ROWS, TILE=v.tile, K_PAD=v.K_PAD,
+                C_PAD=v.C_PAD, IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
+            )  # fmt: skip
+        if state is not None and rows is None and len(state) > 1:
+            state[1].copy_(memory)
 
     def gradient(
         self, weight: Tensor, rows: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor],
