@@ -11,6 +11,7 @@ loads the kernels.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -121,6 +122,13 @@ def resident() -> tuple[int, int]:
     return now, most
 
 
+def give_back_freed_memory() -> None:
+    """Let the C library return what is free, which a call would else use without any growth."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def growth(way: str, size: Size, phase: str) -> dict[str, int]:
     """Bytes of the inputs of a call, and by how much it made the resident set grow at most."""
     call_of(way, draw(SMALL), phase).run()
@@ -131,6 +139,7 @@ def growth(way: str, size: Size, phase: str) -> dict[str, int]:
     if way == "edge scan":
         B, T, K, C = size
         inputs = B * T * K * C * C * terms[0].itemsize + workload.lengths.nbytes
+    give_back_freed_memory()
     # 5 sets the largest resident set back to what it is now
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before, _ = resident()

@@ -55,7 +55,7 @@ PICKS = {
     },
 }
 # Reasons for which a picked test may be skipped, as regular expressions.
-SKIPS: tuple[str, ...] = ()
+SKIPS: tuple[str, ...] = ("the interpreter takes the place of the compiler",)
 _HALF = re.compile("float16")
 
 

@@ -150,8 +150,8 @@ def test_an_unknown_backend_is_an_error_that_lists_the_known():
 
 
 def test_an_operation_that_nobody_has_is_an_error_with_every_reason(double_first):
-    with pytest.raises(UnsupportedError, match=r"(?s)double: .*reference: has no sample"):
-        dispatch.select.choose("sample", HARD)
+    with pytest.raises(UnsupportedError, match=r"(?s)double: .*reference: has no shuffle"):
+        dispatch.select.choose("shuffle", HARD)
 
 
 def test_an_explanation_says_who_runs_and_what_speaks_against_the_others(double_first):

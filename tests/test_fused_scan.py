@@ -312,6 +312,12 @@ BAD = {
         r"in \[0, T\] = \[0, 3\], got 1 to 5",
         lambda: fused_associative_scan(X, 1, lengths=torch.tensor([1, 5])),
     ),
+    "a list": (ShapeError, "x must be a tensor, got list", lambda: fused_associative_scan([1.0])),
+    "a list of gates": (
+        ShapeError,
+        "gates must be a tensor, got list",
+        lambda: linear_scan([1.0], X),
+    ),
     "gates": (ShapeError, "gates must have the shape", lambda: linear_scan(X[0], X)),
     "integers": (UnsupportedError, "integers", lambda: linear_scan(X.long(), X.long())),
     "way": (ShapeError, "'both'", lambda: fused_associative_scan(X, 1, "left")),

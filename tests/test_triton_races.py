@@ -11,11 +11,13 @@ if not os.environ.get("TRITON_INTERPRET"):
     pytest.skip("needs TRITON_INTERPRET=1: make test-triton", allow_module_level=True)
 pytest.importorskip("triton")
 
+import edge_cases
 import race_checker
 from factory import Size, make_inputs, upstream
 
 from torch_semimarkov.backends import triton as backend
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.backends.triton import edges, scans
+from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 FOLDER = Path(backend.__file__).parent
 OPERATIONS = ("forward", "max", "viterbi", "train", "checkpointed")
@@ -61,6 +63,41 @@ def test_another_order_of_execution_changes_nothing(operation, size, dtype, flag
     assert race_checker.findings(call(operation, size, dtype, flags), orders=(0, 1)) == []
 
 
+def call_edges(semiring):
+    """The same for explicit edges."""
+    edge, lengths = edge_cases.make_edges(edge_cases.SIZES["none reaches N"], torch.float32)
+    p = EdgePotentials(edge, lengths).canonical()
+
+    def run():
+        value, kept = edges.forward(p, semiring, True)
+        return value, edges.backward(p, semiring, kept, upstream(len(edge)))
+
+    return run
+
+
+def call_scan(op, reverse):
+    """The same for a scan of several blocks."""
+    x = torch.rand(2, 2500, 3, generator=torch.Generator().manual_seed(0))
+    if op == "linear":
+        return lambda: scans.linear_scan(x, x + 1.0, reverse, False, None, None)
+    return lambda: scans.associative_scan(x, op, reverse, False, None, None)
+
+
+OTHERS = [
+    *[(f"edges-{semiring}", call_edges, (semiring,)) for semiring in ("log", "max")],
+    *[
+        (f"scan-{op}-{reverse}", call_scan, (op, reverse))
+        for op in ("add", "logaddexp", "linear")
+        for reverse in (False, True)
+    ],
+]
+
+
+@pytest.mark.parametrize(("make", "arguments"), [x[1:] for x in OTHERS], ids=[x[0] for x in OTHERS])
+def test_another_order_changes_nothing_of_edges_and_scans(make, arguments):
+    assert race_checker.findings(make(*arguments), orders=(0, 1)) == []
+
+
 def kernels():
     """Names of the functions that are compiled, less those that another of them calls."""
     compiled, called = set(), set()
@@ -68,7 +105,8 @@ def kernels():
         for node in ast.walk(ast.parse(path.read_text())):
             marks = getattr(node, "decorator_list", [])
             if any("jit" in ast.unparse(mark) for mark in marks):
-                compiled.add(node.name)
+                if any(each.arg.startswith("p_") for each in node.args.args):
+                    compiled.add(node.name)
                 inner = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
                 called |= {name.id for name in inner if isinstance(name, ast.Name)}
     return compiled - called
@@ -78,4 +116,6 @@ def test_the_cases_launch_every_kernel():
     launched = set()
     for case in CASES:
         launched |= race_checker.launched_by(call(*case))
+    for _, make, arguments in OTHERS:
+        launched |= race_checker.launched_by(make(*arguments))
     assert kernels() - launched == set()

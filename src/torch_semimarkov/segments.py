@@ -293,6 +293,17 @@ def check_lengths(lengths: Tensor | None, B: int, T: int, device: torch.device) 
     return lengths.to(device=device, dtype=torch.int64)
 
 
+def require_tensors(**arguments: object) -> None:
+    """Refuse an argument that is no tensor.
+
+    Raises:
+        ShapeError: names the argument, and what it is.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
 def lengths_problem(lengths: Tensor, B: int, T: int) -> str | None:
     """What is wrong with the shape or the dtype of ``lengths``, or None."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_semimarkov.dispatch import leave_out
 from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional import log_partition
+from torch_semimarkov.segments import require_tensors
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -64,9 +65,7 @@ def semi_crf_streaming_forward(
     >>> semi_crf_streaming_forward(cum_scores, torch.zeros(1, 1), torch.zeros(2, 1), lengths, 2)
     tensor([0.6931])
     """
-    for name, value in (("cum_scores", cum_scores), ("duration_bias", duration_bias)):
-        if not isinstance(value, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
+    require_tensors(cum_scores=cum_scores, duration_bias=duration_bias)
     if cum_scores.dim() != 3 or cum_scores.shape[1] < 2 or not cum_scores.is_floating_point():
         kind = f"{tuple(cum_scores.shape)} {str(cum_scores.dtype)[6:]}"
         raise ShapeError(f"cum_scores must be (B, T+1, C) float with T >= 1, got {kind}")

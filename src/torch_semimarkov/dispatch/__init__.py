@@ -8,7 +8,7 @@ from torch_semimarkov.dispatch.registry import (
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, viterbi
+from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, sample, viterbi
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "log_partition",
     "looks_clean",
     "register_backend",
+    "sample",
     "unregister_backend",
     "use_backend",
     "viterbi",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from torch_semimarkov.collector import paused_collector
 from torch_semimarkov.errors import UnsupportedError
@@ -57,6 +57,12 @@ class CompositeBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
         """(B,) float64 and the best segmentations."""
+        ...
+
+    def sample(
+        self, potentials: Potentials, num_samples: int, generator: Generator | None
+    ) -> Segments:
+        """(num_samples, B) segmentations, drawn with their probabilities."""
         ...
 
     def differentiable_gradient(

@@ -6,6 +6,7 @@ from torch_semimarkov.functional.decode import ViterbiResult, viterbi
 from torch_semimarkov.functional.explanation import explain
 from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
+from torch_semimarkov.functional.sample import sample
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "explain",
     "log_partition",
     "marginals",
+    "sample",
     "segment_log_prob",
     "segment_score",
     "viterbi",

@@ -72,16 +72,27 @@ def viterbi(
     with torch.no_grad() if needs_grad(p) else nullcontext():
         best, segments = dispatch.viterbi(p, backend, result_dtype(scores))
     if not torch.compiler.is_compiling():
-        _refuse_impossible(segments)
+        _refuse_without_segments(segments)
     return ViterbiResult(best, segments)
 
 
-def _refuse_impossible(segments: Segments) -> None:
+def _refuse_without_segments(segments: Segments) -> None:
+    # By a list: the comparison of tensors would cost more than the check.
     counts = segments.counts.tolist()
     if 0 in counts:
-        impossible = [b for b, count in enumerate(counts) if count == 0]
+        refuse_impossible(segments.counts == 0)
+
+
+def refuse_impossible(impossible: Tensor) -> None:
+    """Refuse sequences for which ``impossible`` (B,) bool is True; synchronises a GPU.
+
+    Raises:
+        NumericsError: naming them.
+    """
+    found = [b for b, flag in enumerate(impossible.tolist()) if flag]
+    if found:
         raise NumericsError(
-            f"no segmentation of sequence {', '.join(map(str, impossible))} is possible: -inf "
+            f"no segmentation of sequence {', '.join(map(str, found))} is possible: -inf "
             "entries of the potentials exclude them all; allow more labels, transitions or "
             "durations"
         )

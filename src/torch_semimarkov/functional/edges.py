@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.potentials import EdgePotentials, Potentials
+from torch_semimarkov.segments import require_tensors
 from torch_semimarkov.semirings import Semiring
 
 
@@ -22,9 +22,7 @@ def gather_edges(
     Raises:
         ShapeError: arguments that do not fit together, or lengths out of range.
     """
-    for name, value in (("edge", edge), ("lengths", lengths)):
-        if not isinstance(value, Tensor) and (name == "edge" or value is not None):
-            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")
+    require_tensors(edge=edge, lengths=edge if lengths is None else lengths)
     p = EdgePotentials(edge, lengths).check()
     if wants_validation(validate_args, p.device):
         p.check_lengths()

@@ -30,7 +30,7 @@ from torch_semimarkov.nn.routes import (
     triton_or_not,
     widest,
 )
-from torch_semimarkov.segments import Segments
+from torch_semimarkov.segments import Segments, require_tensors
 from torch_semimarkov.semirings import Semiring
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
@@ -256,7 +256,7 @@ class SemiMarkovCRFHead(nn.Module):
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
         if labels is not None:
-            _check_tensors(labels=labels)
+            require_tensors(labels=labels)
         terms = self._checked(hidden, lengths)
         if labels is not None:
             segments = self._segments(labels, hidden, lengths, long_runs)
@@ -345,7 +345,7 @@ class SemiMarkovCRFHead(nn.Module):
     def _masked(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
         """Hidden states with zeros past the lengths, so that NaN there reaches no gradient."""
         D = self.hidden_dim or self.num_classes
-        _check_tensors(hidden=hidden, lengths=hidden if lengths is None else lengths)
+        require_tensors(hidden=hidden, lengths=hidden if lengths is None else lengths)
         if hidden.dim() != 3 or hidden.shape[2] != D or 0 in hidden.shape:
             name = "num_classes" if self.hidden_dim is None else "hidden_dim"
             raise ShapeError(
@@ -390,9 +390,3 @@ def _check_sizes(C: int, K: int, D: int | None, boundary_scores: bool) -> None:
             raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
     if boundary_scores and D is None:
         raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
-
-
-def _check_tensors(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(value).__name__}")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_semimarkov.dispatch import Explanation, scan_ops, scan_run, scans
 from torch_semimarkov.scan import inputs as arguments
+from torch_semimarkov.segments import require_tensors
 
 
 def fused_associative_scan(
@@ -59,6 +60,7 @@ def fused_associative_scan(
     >>> fused_associative_scan(x, op="mul", initial=torch.tensor(2.0), return_final=True)
     (tensor([ 2.,  4., 12.]), tensor(12.))
     """
+    require_tensors(x=x)
     arguments.check_way(reverse)
     result = arguments.result_type(x, op, dtype)
     arguments.check_type(op, result)
@@ -112,6 +114,7 @@ def explain(
     >>> explain(torch.zeros(3), backend="reference").chosen
     'reference'
     """
+    require_tensors(x=x)
     result = arguments.result_type(x, op, dtype)
     if op != "linear":
         arguments.check_type(op, result)

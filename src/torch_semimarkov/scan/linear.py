@@ -11,6 +11,7 @@ from torch_semimarkov.dispatch import scan_ops, scan_run, scans
 from torch_semimarkov.errors import ShapeError, UnsupportedError, raise_all
 from torch_semimarkov.scan import inputs as arguments
 from torch_semimarkov.scan.associative import _each_way
+from torch_semimarkov.segments import require_tensors
 
 
 def linear_scan(
@@ -18,8 +19,8 @@ def linear_scan(
     inputs: Tensor,
     dim: int = -1,
     reverse: bool | str = False,
-    *,
     initial: Tensor | None = None,
+    *,
     return_final: bool = False,
     lengths: Tensor | None = None,
     dtype: torch.dtype | None = None,
@@ -58,6 +59,7 @@ def linear_scan(
     >>> linear_scan(torch.full((3,), 0.5), torch.ones(3))
     tensor([1.0000, 1.5000, 1.7500])
     """
+    require_tensors(gates=gates, inputs=inputs)
     arguments.check_way(reverse)
     _check_pair(gates, inputs)
     result = dtype or torch.promote_types(gates.dtype, inputs.dtype)

@@ -205,9 +205,9 @@ def _run(
     terms, shared, sizes = tuple(flat[:3]), tuple(flat[3:]), (T, K, padded(C), C)
     lengths = p.lengths.numpy()  # type: ignore[union-attr]
 
-    chosen = np.arange(items) if isinstance(items, int) else items
+    count = items if isinstance(items, int) else len(items)
 
     def task(some: np.ndarray) -> None:
         kernel(terms, shared, sizes, lengths, some, *results)
 
-    share(task, chosen, passes * len(chosen) * T * (K + C + 20) * C)
+    share(task, items, passes * count * T * (K + C + 20) * C)

@@ -206,7 +206,7 @@ def open_segments(i, scale, work, plan):
 
 @part
 def turn_lanes(i, lanes, position, other, left, work, plan):
-    """Where a sequence begins, from the left: its first labels, and nothing is open any more."""
+    """Where a sequence begins, its ways in from the left are its first labels."""
     for lane in range(LANES):
         if lanes[2, lane] == position:
             for c in range(plan.C):

@@ -27,7 +27,7 @@ def forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tenso
     def task(items: np.ndarray) -> None:
         kernel(edge, sizes, positions, items, kept, value)
 
-    share(task, np.arange(p.B), p.edge.numel())
+    share(task, p.B, p.edge.numel())
     return torch.from_numpy(value), torch.from_numpy(kept)
 
 
@@ -43,7 +43,7 @@ def backward(p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor) -> 
     def task(items: np.ndarray) -> None:
         kernel(edge, sizes, positions, items, messages, weights, found)
 
-    share(task, np.arange(p.B), p.edge.numel())
+    share(task, p.B, p.edge.numel())
     return torch.from_numpy(found).view(p.edge.shape)
 
 

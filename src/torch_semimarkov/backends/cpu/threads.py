@@ -24,10 +24,10 @@ def run(task: Callable[[int], None], count: int, work: int) -> None:
         for i in items.tolist():
             task(i)
 
-    share(each, np.arange(count), work)
+    share(each, count, work)
 
 
-def share(task: Callable[[np.ndarray], None], items: np.ndarray, work: int) -> None:
+def share(task: Callable[[np.ndarray], None], items: int | np.ndarray, work: int) -> None:
     """Call ``task`` with shares of the items, in threads if the ``work`` is worth it.
 
     Threads take shares as they come: torch's own wait for work by spinning, and may hold a core
@@ -35,9 +35,10 @@ def share(task: Callable[[np.ndarray], None], items: np.ndarray, work: int) -> N
 
     Args:
         task: writes its own part of the result, so that the shares do not matter.
-        items: numbers of what is to be done.
+        items: numbers of what is to be done, or how many there are.
         work: size of all items together, in cells of the recurrence.
     """
+    items = np.arange(items) if isinstance(items, int) else items
     count = len(items)
     threads = min(torch.get_num_threads(), count) if work > _WORTH_THREADS else 1
     if threads == 1:

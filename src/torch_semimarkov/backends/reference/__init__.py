@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch_semimarkov.backends.reference.edges import edge_log_partition
 from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
+from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.semirings import SEMIRINGS
 
 NAME = "reference"
 COMPOSITE = True
-OPS = ("log_partition", "viterbi", "edge_log_partition", "edge_tree", "edge_pair")
+OPS = ("log_partition", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair")
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
@@ -18,6 +19,16 @@ COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(T C + K C)", "O(T C + K C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "sample": (
+        "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
+        "O(T C + K C)",
+        "none",
+    ),
+    "sample, (K, C, C) transitions": (
+        "O(T K C^2) + O(N (K + C)) for each sample of N segments",
+        "O(T K C + K C^2)",
+        "none",
+    ),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
 }
@@ -44,5 +55,6 @@ __all__ = [
     "edge_log_partition",
     "log_partition",
     "reasons_against",
+    "sample",
     "viterbi",
 ]

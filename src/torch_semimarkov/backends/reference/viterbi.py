@@ -70,10 +70,10 @@ def _follow(
         end = torch.where(active, start, 0)
     if not walked:
         walked.append(torch.full((3, p.B), PAD, device=p.device))
-    return _left_aligned(torch.stack(walked[::-1], dim=-1))
+    return left_aligned(torch.stack(walked[::-1], dim=-1))
 
 
-def _left_aligned(table: Tensor) -> Segments:
+def left_aligned(table: Tensor) -> Segments:
     """Segments from a (3, B, N) table whose padding comes first."""
     counts = (table[0] != PAD).sum(-1)
     N = table.shape[-1]
