@@ -12,37 +12,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.triton import launch_split
 from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
-from torch_semimarkov.backends.triton.gradient import FLUSH, IN_REGISTERS, gradient_kernel
+from torch_semimarkov.backends.triton.gradient import FLUSH, gradient_kernel
 from torch_semimarkov.backends.triton.scan import scan_kernel
-from torch_semimarkov.backends.triton.split import history_kernel, tile_kernel
-from torch_semimarkov.backends.triton.variants import (
-    HISTORY_POSITIONS,
-    HISTORY_WARPS,
-    Variant,
-    variant_of,
-)
+from torch_semimarkov.backends.triton.variants import Variant, up, variant_of
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import PAD
 
 _WIDTH = 128
 
 
-def up(size: int, step: int) -> int:
-    """The smallest multiple of ``step`` that is not below ``size``."""
-    return (size + step - 1) // step * step
+def whole_stretch(positions: int, variant: Variant) -> int:
+    """Positions of a stretch, so many at least: the tile and what it reaches, and whole bases."""
+    return up(max(positions, variant.K_PAD + variant.tile), max(FLUSH.value, variant.tile))
 
 
 def stretch_of(T: int, stretches: int, variant: Variant) -> int:
-    """Positions of each of so many stretches: as long as the tile is, and whole bases."""
-    return up(max((T + stretches - 1) // stretches, variant.K_PAD), max(FLUSH.value, variant.tile))
-
-
-def split_sizes(p: Potentials, variant: Variant) -> tuple[int, int]:
-    """Numbers of the scores' type that a split scan has in memory: starts, made even, and bases."""
-    starts = up(p.B * (variant.K_PAD + 2) * p.C, 2)
-    wide = 1 if p.scores.dtype == torch.float64 else 2
-    return starts, wide * p.B * (variant.K_PAD // variant.tile) * p.C
+    """Positions of each of so many stretches."""
+    return whole_stretch((T + stretches - 1) // stretches, variant)
 
 
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
@@ -53,10 +41,10 @@ def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ..
     if interval is None:
         return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
     variant = variant_of(p)
-    stretch = up(max(interval, variant.K_PAD), max(FLUSH.value, variant.tile))
+    stretch = whole_stretch(interval, variant)
     states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
     if variant.tile:
-        states = sum(split_sizes(p, variant))
+        states = sum(launch_split.sizes(p, variant))
     return (p.T + stretch - 1) // stretch, states // half, 1
 
 
@@ -95,59 +83,18 @@ class Run:
         p, v = self.p, self.variant
         first, stop, ROWS = span or (0, p.T, p.T)
         if v.tile:
-            self._scan_split(semiring, value, rows, state, best, (first, stop, ROWS))
+            scan = launch_split.Scan(p, v, self.tables, self.lengths)
+            if state is not None:
+                # no kernel writes what no sequence has, and two calls must agree in that too
+                scan.memory.copy_(state[0]) if first else scan.memory.zero_()
+            scan.run(semiring, value, rows, best, (first, stop, ROWS))
+            if state is not None and rows is None and len(state) > 1:
+                state[1].copy_(scan.memory)
             return
         scan_kernel[(self.programs,)](
             p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, rows, state,
             best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
             IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
-        )  # fmt: skip
-
-    def _scan_split(
-        self, semiring: str, value: Tensor, rows: Tensor | None, state: Tensor | None,
-        best: Tensor | None, span: tuple[int, int, int],
-    ) -> None:  # fmt: skip
-        """Scan a span a tile at a time: the history of its positions, then the tile itself."""
-        p, v, dtype, (first, stop, ROWS) = self.p, self.variant, self.p.scores.dtype, span
-        memory = self.empty(sum(split_sizes(p, v)), dtype=dtype)
-        if state is not None:
-            # no kernel writes what no sequence has, and two calls must agree in that too
-            memory.copy_(state[0]) if first else memory.zero_()
-        starts = memory[: split_sizes(p, v)[0]]
-        bases = memory[len(starts) :].view(torch.float64)
-        near, far = v.tile * v.C_PAD, v.K_PAD * v.C_PAD
-        tables = torch.cat([self.tables[:near], self.tables[far:]])
-        splits, choices = (p.K - 2 + v.tile) // v.tile, best is not None
-        parts = self.empty(1 + choices, p.B, splits, v.tile, p.C, dtype=dtype)
-        grid = p.B, splits, v.tile // HISTORY_POSITIONS
-        for at in range(first, stop, v.tile):
-            if at:
-                history_kernel[grid](
-                    self.tables, self.lengths, starts, bases, parts, p.C, at, TILE=v.tile,
-                    POSITIONS=HISTORY_POSITIONS, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
-                    IS_MAX=semiring == "max", CHOICES=choices, num_warps=HISTORY_WARPS,
-                    num_stages=1,
-                )  # fmt: skip
-            tile_kernel[(p.B,)](
-                p.scores, p.start_scores, p.end_scores, tables, self.lengths, value, rows,
-                starts, bases, parts, best, p.T, p.K, p.C, at, ROWS, TILE=v.tile, K_PAD=v.K_PAD,
-                C_PAD=v.C_PAD, IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
-            )  # fmt: skip
-        if state is not None and rows is None and len(state) > 1:
-            state[1].copy_(memory)
-
-    def gradient(
-        self, weight: Tensor, rows: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor],
-        span: tuple[int, int, int],
-    ) -> None:  # fmt: skip
-        """Run the combining pass over a span (first, stop, rows kept)."""
-        p, v = self.p, self.variant
-        first, stop, ROWS = span
-        gradient_kernel[(self.programs,)](
-            p.scores, p.start_scores, self.tables, self.lengths, weight, rows, *work,
-            out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K, p.C, first,
-            stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD, num_warps=v.gradient_warps,
-            num_stages=1,
         )  # fmt: skip
 
 
@@ -172,27 +119,53 @@ def forward(
     return value, kept
 
 
+class Gradient:
+    """The combining pass of one program a sequence, from right to left over any number of spans."""
+
+    def __init__(self, run: Run, weight: Tensor) -> None:
+        self.run_of, self.weight = run, run.padded(weight)
+        p, v = run.p, run.variant
+        self.tile, self.rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
+        sequences = len(self.weight)
+        self.sums = run.empty(sequences, 3 * self.tile + self.rest + 2 * p.C).zero_()
+        self.counts = run.empty(sequences, self.tile, dtype=p.scores.dtype).zero_()
+
+    def run(self, rows: Tensor, out: dict[str, Tensor], span: tuple[int, int, int]) -> None:
+        """Run it over a span (first, stop, rows kept); the last positions come first."""
+        run, p, v, (first, stop, ROWS) = self.run_of, self.run_of.p, self.run_of.variant, span
+        gradient_kernel[(run.programs,)](
+            p.scores, p.start_scores, run.tables, run.lengths, self.weight, rows, self.sums,
+            self.counts, out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K,
+            p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
+            num_warps=v.gradient_warps, num_stages=1,
+        )  # fmt: skip
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Expected counts over all sequences: of durations (K_PAD, C_PAD), and of the rest."""
+        p, v = self.run_of.p, self.run_of.variant
+        counts = self.sums[: p.B, : self.tile + self.rest].sum(0)
+        return counts[: self.tile].view(v.K_PAD, v.C_PAD), counts[self.tile :]
+
+
 def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    run, v, dtype = Run(p), variant_of(p), p.scores.dtype
+    run, dtype = Run(p), p.scores.dtype
     present = dict(p.terms())
     names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
     found = {name: torch.zeros_like(present[name]) for name in names}
-    weight = run.padded(weight.detach().to(torch.float64).contiguous())
-    tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
-    sums = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
-    parts = run.empty(2 if tile > IN_REGISTERS.value else 1, len(weight), tile, dtype=dtype)
-    parts[0].zero_()
-    parts[1:].fill_(-torch.inf)
-    work = sums, parts
-    if kept.dim() == 2:
-        rows = kept.view(-1).view(p.scores.dtype)
-        run.gradient(weight, rows, work, found, (0, p.T, p.T))
+    weight = weight.detach().to(torch.float64).contiguous()
+    gradient: Gradient | launch_split.Gradient
+    if run.variant.tile:
+        gradient = launch_split.Gradient(p, run.variant, run.tables, run.lengths, weight)
     else:
-        _by_stretches(run, kept, weight, work, found)
-    counts = sums[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
-    bias, moves, start, end = counts.split([tile, p.C * p.C, p.C, p.C])
-    bias = bias.view(v.K_PAD, v.C_PAD)[: p.K, : p.C]
+        gradient = Gradient(run, weight)
+    if kept.dim() == 2:
+        gradient.run(kept.view(-1).view(dtype), found, (0, p.T, p.T))
+    else:
+        _by_stretches(run, kept, gradient, found)
+    durations, rest = (x.to(dtype) for x in gradient.totals())
+    moves, start, end = rest.split([p.C * p.C, p.C, p.C])
+    bias = durations[: p.K, : p.C]
     shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
     for name in shared.keys() & present.keys():
         found[name] = shared[name].reshape(present[name].shape).clone()
@@ -200,7 +173,7 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
 
 
 def _by_stretches(
-    run: Run, kept: Tensor, weight: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor]
+    run: Run, kept: Tensor, gradient: Gradient | launch_split.Gradient, out: dict[str, Tensor]
 ) -> None:
     """Scan each stretch once more, the one before it too, and combine it."""
     p, dtype = run.p, run.p.scores.dtype
@@ -215,7 +188,7 @@ def _by_stretches(
             if again >= 0:
                 span = again * stretch, min((again + 1) * stretch, p.T), ROWS
                 run.scan("log", unused, rows, states[again:], None, span)
-        run.gradient(weight, rows, work, out, (j * stretch, min((j + 1) * stretch, p.T), ROWS))
+        gradient.run(rows, out, (j * stretch, min((j + 1) * stretch, p.T), ROWS))
 
 
 def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:

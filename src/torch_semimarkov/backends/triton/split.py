@@ -6,9 +6,10 @@ earlier tile. ``tile_kernel`` is the scan within the tile: the segments that sta
 registers, and each step adds what the first kernel found. Then it publishes its starts. The order
 of the launches is all that keeps the two apart; docs/gpu-kernels.md.
 
-Memory of a sequence, in the type of the scores: K_PAD rows of starts, a position's is its number
-mod K_PAD, relative to the base at the end of its tile; then entering scores, and the longest open
-segment. The bases are in float64, one a tile.
+In memory a sequence has, in the type of the scores, RING tiles of starts, a tile's place is its
+number mod RING, each relative to the prefix sum at the end of its tile; then two more rows: what
+enters the next tile, and how long a segment may be that is open there. In float64 it has the sums
+of the scores of each tile.
 """
 
 import triton
@@ -35,17 +36,56 @@ from torch_semimarkov.backends.triton.sums import (
 )
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit
+def place_of(first, i_back, TILE: tl.constexpr, RING: tl.constexpr):
+    """Which of the RING tiles in memory is the one so many tiles before that of ``first``."""
+    return (first // TILE + RING - i_back) % RING
+
+
+@triton.jit
+def earlier_starts(
+    p_starts, p_sums, p_rows, i_n, i_c, i_split, first, C, ROWS, TILE: tl.constexpr,
+    RING: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Positions (TILE,) of the tile ``i_split + 1`` before ``first``, and its starts (TILE, C).
+
+    They are relative to the prefix sum at ``first``, in float64, and -inf of segments that ended
+    before. How long a segment may be that is open at ``first`` says the position before it in
+    ``p_rows``, or the last row of ``p_starts`` if there are no rows.
+    """
+    i_start = first - (i_split + 1) * TILE + tl.arange(0, TILE)
+    m_rows = (i_start >= 0)[:, None] & (i_c < C)[None, :]
+    p_mine = p_starts + i_n * ((RING * TILE + 2) * C)
+    i_row = place_of(first, i_split + 1, TILE, RING) * TILE + tl.arange(0, TILE)
+    b_rows = tl.load(p_mine + i_row[:, None] * C + i_c[None, :], mask=m_rows, other=float("-inf"))
+    if p_rows is None:
+        b_open = tl.load(p_mine + (RING * TILE + 1) * C + i_c, mask=i_c < C, other=0.0)
+    else:
+        o_open = (i_n * ROWS + (first - 1) % ROWS) * (3 * C + 1) + 2 * C
+        b_open = tl.load(p_rows + o_open + i_c, mask=i_c < C, other=0.0)
+
+    i_back = 1 + tl.arange(0, SPLITS)
+    m_near = ((i_back <= i_split) & (i_back * TILE <= first))[:, None] & (i_c < C)[None, :]
+    p_near = p_sums + i_n * (RING * C) + place_of(first, i_back, TILE, RING)[:, None] * C
+    b_move = tl.sum(tl.load(p_near + i_c[None, :], mask=m_near, other=0.0), axis=0)
+    m_alive = (first - i_start)[:, None] <= b_open.to(tl.int32)[None, :]
+    return i_start, tl.where(m_alive, b_rows + b_move[None, :], float("-inf"))
+
+
+@triton.jit(do_not_specialize=["first", "ROWS"])
 def history_kernel(
     p_bias,  # (K_PAD, C_PAD), -inf beyond K and C
     p_lengths,  # (B,) int64
-    p_starts,  # (B, K_PAD + 2, C)
-    p_bases,  # (B, K_PAD / TILE, C) float64
+    p_starts,  # (B, RING * TILE + 2, C)
+    p_sums,  # (B, RING, C) float64
+    p_rows,  # (B, ROWS, 3 C + 1) of the scan, or None
     p_parts,  # (1 or 2, B, SPLITS, TILE, C): sums, and best durations if they are wanted
     C,
     first,
+    ROWS,
     TILE: tl.constexpr,
     POSITIONS: tl.constexpr,
+    RING: tl.constexpr,
     K_PAD: tl.constexpr,
     C_PAD: tl.constexpr,
     IS_MAX: tl.constexpr,
@@ -54,25 +94,12 @@ def history_kernel(
     """Sum over one earlier tile's starts, for some of the positions from ``first`` on."""
     i_n, i_split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if first < tl.load(p_lengths + i_n):
+        D = p_parts.dtype.element_ty
         i_c = tl.arange(0, C_PAD)
-        i_from = first - (i_split + 1) * TILE
-        i_start = i_from + tl.arange(0, TILE)
-        m_c = (i_c < C) & (i_c + i_from >= i_c)
-        m_rows = (i_start >= 0)[:, None] & (i_c < C)[None, :]
-        p_mine = p_starts + i_n * ((K_PAD + 2) * C)
-        o_rows = (i_start & (K_PAD - 1))[:, None] * C + i_c[None, :]
-        b_rows = tl.load(p_mine + o_rows, mask=m_rows, other=float("-inf"))
-        b_open = tl.load(p_mine + (K_PAD + 1) * C + i_c, mask=i_c < C, other=0.0)
-
-        p_base = p_bases + i_n * ((K_PAD // TILE) * C) + i_c
-        o_now = ((first - TILE) & (K_PAD - 1)) // TILE * C
-        o_then = (i_from & (K_PAD - 1)) // TILE * C
-        b_move = tl.load(p_base + o_now, mask=m_c, other=0.0)
-        b_move -= tl.load(p_base + o_then, mask=m_c, other=0.0)
-        b_rows += b_move.to(b_rows.dtype)[None, :]
-        m_alive = (first - i_start)[:, None] <= b_open.to(tl.int32)[None, :]
-        b_rows = tl.where(m_alive, b_rows, float("-inf"))
-
+        i_start, b_rows = earlier_starts(
+            p_starts, p_sums, p_rows, i_n, i_c, i_split, first, C, ROWS, TILE, RING, K_PAD // TILE
+        )
+        b_rows = b_rows.to(D)
         i_first = tl.program_id(2) * POSITIONS
         size = tl.num_programs(0).to(tl.int64) * tl.num_programs(1) * (TILE * C)
         p_out = p_parts + (i_n * tl.num_programs(1) + i_split) * (TILE * C) + i_c
@@ -85,7 +112,7 @@ def history_kernel(
             if CHOICES:
                 i_duration = i_age[:, None] + 1
                 b_sum, b_best = first_of_max(b_ways, i_duration, K_PAD + TILE, 0)
-                tl.store(p_sum + size, b_best.to(b_rows.dtype), mask=i_c < C)
+                tl.store(p_sum + size, b_best.to(D), mask=i_c < C)
             else:
                 b_sum = total(b_ways, 0, IS_MAX)
             tl.store(p_sum, b_sum, mask=i_c < C)
@@ -123,8 +150,8 @@ def tile_kernel(
     p_lengths,  # (B,) int64
     p_value,  # (B,) float64; the norm, until the last tile
     p_rows,  # (B, ROWS, 3 C + 1) or None
-    p_starts,  # (B, K_PAD + 2, C)
-    p_bases,  # (B, K_PAD / TILE, C) float64
+    p_starts,  # (B, K_PAD + 2, C), K_PAD / TILE tiles and two rows
+    p_sums,  # (B, K_PAD / TILE, C) float64
     p_parts,  # (1 or 2, B, splits, TILE, C), of history_kernel
     p_best,  # (B, T, 2 C) int32 or None: best duration, best source
     T,
@@ -158,9 +185,6 @@ def tile_kernel(
     p_labels = p_starts + (i_n * ((K_PAD + 2) * C) + K_PAD * C)[:, None] + i_c[None, :]
     b_entering = tl.where(m_before, tl.load(p_labels, mask=m_before, other=0.0), b_entering)
     b_open = tl.load(p_labels + C, mask=m_before, other=0.0).to(tl.int32)
-    p_base = p_bases + (i_n * ((K_PAD // TILE) * C))[:, None] + i_c[None, :]
-    o_before = ((first - TILE) & (K_PAD - 1)) // TILE * C
-    b_base = tl.load(p_base + o_before, mask=m_before, other=0.0)
     b_norm = tl.where(m_n, tl.load(p_value + i_n, mask=m_n, other=0.0), b_norm)
 
     b_ring = tl.full((1, TILE, C_PAD), float("-inf"), D)
@@ -219,11 +243,12 @@ def tile_kernel(
     # lanes that lag behind still load what others would already have stored
     tl.debug_barrier()
     m_after = m_c & (first + TILE < b_length)[:, None]
-    o_ring = ((first + i_slot) & (K_PAD - 1))[None, :, None] * C - K_PAD * C
+    o_ring = (place_of(first, 0, TILE, SPLITS) * TILE + i_slot)[None, :, None] * C - K_PAD * C
     tl.store(p_labels[:, None, :] + o_ring, b_ring, mask=m_after[:, None, :] & (o_ring < 0))
     tl.store(p_labels, b_entering, mask=m_after)
     tl.store(p_labels + C, b_open.to(D), mask=m_after)
-    tl.store(p_base + (first & (K_PAD - 1)) // TILE * C, b_base + b_past, mask=m_after)
+    o_sum = (i_n * SPLITS + place_of(first, 0, TILE, SPLITS)) * C
+    tl.store(p_sums + o_sum[:, None] + i_c[None, :], b_past, mask=m_after)
     b_total, b_label = last_total(p_end, b_last, C, C_PAD, IS_MAX)
     if CHOICES:
         tl.store(p_best + i_n * T * (2 * C) + C, b_label, mask=first < b_length)

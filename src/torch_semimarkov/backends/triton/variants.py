@@ -12,21 +12,22 @@ import torch
 from torch_semimarkov.potentials import Potentials
 
 # Entries of the larger of two tiles, durations by labels and (64 at most) labels by labels ->
-# sequences in a program, warps of the scan, warps of the gradient, positions of a tile whose history
-# several programs sum (0: one program scans a sequence). Float64 counts twice.
+# sequences in a program, warps of the scan, warps of the gradient, positions of a tile whose
+# history several programs sum (0: one program scans a sequence). Float64 counts twice.
 TABLE = (
     (64, 4, 1, 1, 0),
     (256, 2, 1, 2, 0),
     (1024, 1, 2, 4, 0),
     (4096, 1, 4, 8, 0),
     (8192, 1, 8, 16, 0),
-    (16384, 1, 16, 16, 0),
-    (1 << 20, 1, 4, 16, 64),
+    (1 << 20, 1, 16, 16, 64),
 )
 MOST_LABELS = 256
-# Entries of a tile of positions and labels, and positions of one at least; warps of its history.
+# Of a split: entries of a tile of positions and labels, and positions of one at least; warps of a
+# tile's scan and gradient; warps of the history, and positions or entries of one of its programs.
 TILE_ENTRIES, SHORTEST_TILE = 2048, 16
-HISTORY_WARPS, HISTORY_POSITIONS = 4, 8
+TILE_WARPS = 4, 8
+HISTORY_WARPS, HISTORY_POSITIONS, STARTS_ENTRIES = 4, 8, 512
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Variant:
         )
 
 
+def up(size: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is not below ``size``."""
+    return (size + step - 1) // step * step
+
+
 def power_of_two(size: int) -> int:
     """The smallest power of two that is not below ``size``."""
     power = 1
@@ -76,5 +82,7 @@ def variant_of(p: Potentials) -> Variant:
     sequences, scan_warps, gradient_warps, longest = numbers
     tile = min(longest, max(TILE_ENTRIES // C_PAD, SHORTEST_TILE))
     if 2 * tile > K_PAD:
-        tile, scan_warps = 0, gradient_warps
+        tile = 0
+    if tile:
+        scan_warps, gradient_warps = TILE_WARPS
     return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile)
