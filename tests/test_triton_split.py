@@ -13,7 +13,6 @@ if not os.environ.get("TRITON_INTERPRET"):
     pytest.skip("needs TRITON_INTERPRET=1: make test-triton", allow_module_level=True)
 pytest.importorskip("triton")
 
-import race_checker
 from factory import Size, gradients_of, make_inputs, upstream, with_grad
 from hostile_cases import hostile, marginal_tolerance
 from tolerances import assert_close
@@ -140,17 +139,16 @@ def test_two_runs_and_other_batch_mates_change_no_bit():
     assert torch.equal(first, found[0][:1].detach())
 
 
-@pytest.mark.parametrize(("tile", "interval"), [(16, 30), (64, 30)])
-def test_checkpoints_change_no_bit(tile, interval):
-    K = 120 if tile == 64 else 40
-    inputs = make_inputs(Size((150, 133, 1), K=K, C=3), FLOAT32, "forbidden")
+@pytest.mark.parametrize(("tile", "T", "K"), [(8, 150, 17), (64, 200, 120)])
+def test_checkpoints_change_no_bit(tile, T, K):
+    inputs = make_inputs(Size((T, 133, 1), K=K, C=3), FLOAT32, "forbidden")
     with table(tile):
         whole = value_and_gradients(inputs, backend="triton")
-        options = {"backend": "triton", "checkpoint_interval": interval}
+        options = {"backend": "triton", "checkpoint_interval": 30}
         assert same_bits(value_and_gradients(inputs, **options), whole)
         p = Potentials(**inputs).canonical()
-        kept = backend.forward(p, "log", True, interval)[1]
-        assert kept.shape == backend.kept_shape(p, True, interval)
+        kept = backend.forward(p, "log", True, 30)[1]
+        assert kept.shape == backend.kept_shape(p, True, 30)
         assert len(kept) > 1
 
 
@@ -161,23 +159,6 @@ def test_many_labels_are_taken_in_parts():
     assert_close("log_partition", FLOAT64, found, log_partition(**inputs, backend="reference"))
 
 
-@pytest.mark.parametrize("operation", ["forward", "viterbi", "train"])
-def test_another_order_of_execution_changes_nothing(operation):
-    p = Potentials(**make_inputs(Size((28, 9), K=17, C=2), FLOAT32, "boundary")).canonical()
-
-    def run():
-        if operation == "viterbi":
-            scores, found, counts = backend.viterbi(p)
-            return scores, found.where(torch.arange(found.shape[-1]) < counts[:, None], -1), counts
-        value, kept = backend.forward(p, "log", operation == "train", None)
-        return value if operation == "forward" else backend.backward(p, value, kept, upstream(2))
-
-    with table(8):
-        assert race_checker.findings(run, orders=(0, 1)) == []
-        names = {str(name) for name in race_checker.launched_by(run)}
-    assert {"history_kernel", "tile_kernel"} <= names
-
-
 def test_which_tile_runs_depends_on_durations_and_labels_alone():
     def variant(B, T, K, C, dtype=FLOAT32):
         shapes = (B, T, C), (C, C), (K, C)
@@ -185,8 +166,8 @@ def test_which_tile_runs_depends_on_durations_and_labels_alone():
 
     assert variant(1, 5, 1000, 24) == variant(64, 2000, 1000, 24)
     assert variant(1, 5, 1000, 24).tile == 64
-    assert variant(1, 5, 100, 24).tile == variant(1, 5, 500, 24).tile == 0
-    assert variant(1, 5, 500, 24, FLOAT64).tile == 64
+    assert variant(1, 5, 100, 24).tile == variant(1, 5, 60, 24, FLOAT64).tile == 0
+    assert variant(1, 5, 250, 24).tile == variant(1, 5, 100, 24, FLOAT64).tile == 64
     assert variant(1, 5, 1000, 256).tile == 16
     assert variant(1, 5, 8, 256).tile == 0
 

@@ -46,7 +46,7 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
 def with_row(b_ring, b_fresh, s, K_PAD: tl.constexpr):
     """The tile with the row of the segments that start at s."""
     m_fresh = (tl.arange(0, K_PAD) == (s & (K_PAD - 1)))[None, :, None]
-    return tl.where(m_fresh, b_fresh[:, None, :], b_ring)
+    return tl.where(m_fresh, b_fresh.to(b_ring.dtype)[:, None, :], b_ring)
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def flow_in_parts(
 def row_at(
     p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
 ):
-    """Row of the tile for starts at s, and the sum of scores from there on to the latest base."""
+    """Row in float64 of starts at s, and the sum of scores from there on to the latest base."""
     i_c = tl.arange(0, C_PAD)
     b_s = tl.zeros_like(b_length) + s
     m_there = (b_s >= 0) & (b_s < b_length)
@@ -108,7 +108,7 @@ def row_at(
     b_top = tl.load(p_rows + o_row + 3 * C, mask=m_there, other=0.0)
     b_lead += finite(b_scores).to(tl.float64) - b_top[:, None]
     b_start_scores = load_or_zero(p_start_scores, o_s, m_s, p_start_scores is not None, b_scores)
-    return opened(b_entering, b_start_scores, -b_lead).to(b_scores.dtype), b_lead
+    return opened(b_entering, b_start_scores, -b_lead), b_lead
 
 
 @triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
@@ -119,8 +119,8 @@ def gradient_kernel(
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_weight,  # (programs * N,) float64
     p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
-    p_work,  # (programs * N, 3 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
-    p_counts,  # (programs * N, K_PAD, C_PAD): counts to add to the sums
+    p_work,  # (programs * N, 2 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
+    p_counts,  # (2, programs * N, K_PAD, C_PAD): counts to add to the sums; what is open
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
@@ -151,7 +151,7 @@ def gradient_kernel(
         b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * (3 * K_PAD * C_PAD + C * C + 4 * C)
+    p_sums = p_work + i_n * (2 * K_PAD * C_PAD + C * C + 4 * C)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums + K_PAD * C_PAD
@@ -161,10 +161,12 @@ def gradient_kernel(
     hi = tl.minimum(stop, longest)
     m_later = m_c & (b_zero + stop < longest)[:, None]
     m_tile = m_later[:, None, :] & (o_tile >= 0)
+    m_rows = m_c[:, None, :] & (o_tile >= 0)
+    p_start = p_labels + 4 * C
     b_lead = tl.load(p_labels + 2 * C, mask=m_later, other=0.0)
     b_ends = tl.load(p_labels + 3 * C, mask=m_later, other=0.0).to(D)
-    b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
-    b_pending = tl.load(p_tile + K_PAD * C_PAD, mask=m_tile, other=0.0).to(D)
+    p_open = p_counts[:, None, :] + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD) + o_tile
+    b_pending = tl.load(p_open, mask=m_tile, other=0.0)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
@@ -177,7 +179,10 @@ def gradient_kernel(
         b_fresh, b_lead = row_at(
             p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
         )
-        b_ring = with_row(b_ring, b_fresh, s, K_PAD)
+        tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
+    tl.debug_barrier()
+    b_ring = tl.load(p_tile, mask=m_rows, other=float("-inf")).to(D)
+    tl.debug_barrier()
 
     for i in range(0, tl.maximum(hi - first, 0)):
         t = hi - 1 - i
@@ -185,6 +190,7 @@ def gradient_kernel(
         b_fresh, b_lead = row_at(
             p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
         )
+        tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
         b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
@@ -239,15 +245,19 @@ def gradient_kernel(
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 
-        # rows stay relative to where the segments end, since there the weighty ones are near 0
+        # rows stay relative to where segments end, since there the weighty ones are near 0; they
+        # come from float64, since far from there they are not, and float32 does not forget it
         b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
         p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
         b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
         b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
         if t % REBASE == 0:
-            b_base = b_lag.to(D)
-            b_ring -= b_base[:, None, :]
-            b_lead -= b_base
+            b_rows = tl.load(p_tile, mask=m_rows, other=float("-inf")) - b_lag[:, None, :]
+            tl.debug_barrier()
+            tl.store(p_tile, b_rows, mask=m_rows)
+            tl.debug_barrier()
+            b_ring = b_rows.to(D)
+            b_lead -= b_lag
             b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     tl.debug_barrier()
@@ -255,5 +265,4 @@ def gradient_kernel(
     m_tile = m_before[:, None, :] & (o_tile >= 0)
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)
     tl.store(p_labels + 3 * C, b_ends, mask=m_before)
-    tl.store(p_tile, b_ring, mask=m_tile)
-    tl.store(p_tile + K_PAD * C_PAD, b_pending, mask=m_tile)
+    tl.store(p_open, b_pending, mask=m_tile)

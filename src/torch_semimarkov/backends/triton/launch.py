@@ -2,9 +2,11 @@
 
 What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
 (1, size): every position's messages, 3 C + 1 numbers of the scores' type;
-(stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence,
-made an even number; of a split scan, its memory (see ``split``).
-The backward then runs each stretch once more, two of them in memory at a time.
+(groups, size, 1): the state of the scan before each group of stretches, K C + 3 C numbers a
+sequence, made an even number; of a split scan, its memory (see ``split``). There are as many
+stretches in a group as groups, so that the backward, which scans a group once more for the states
+before its stretches and then each stretch for its messages, has few of both: two groups' worth of
+states, and the messages of two stretches, are in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ def whole_stretch(positions: int, variant: Variant) -> int:
     return up(max(positions, variant.K_PAD + variant.tile), max(FLUSH.value, variant.tile))
 
 
-def stretch_of(T: int, stretches: int, variant: Variant) -> int:
-    """Positions of each of so many stretches."""
-    return whole_stretch((T + stretches - 1) // stretches, variant)
+def stretch_of(T: int, groups: int, variant: Variant) -> int:
+    """Positions of each stretch, if so many groups have as many stretches each."""
+    return whole_stretch((T + groups * groups - 1) // (groups * groups), variant)
 
 
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
@@ -45,7 +47,10 @@ def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ..
     states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
     if variant.tile:
         states = sum(launch_split.sizes(p, variant))
-    return (p.T + stretch - 1) // stretch, states // half, 1
+    groups = 1
+    while groups * groups * stretch < p.T:
+        groups += 1
+    return groups, states // half, 1
 
 
 class Run:
@@ -111,11 +116,11 @@ def forward(
     if interval is None:
         run.scan(semiring, value, kept.view(-1).view(dtype))
         return value, kept
-    stretch = stretch_of(p.T, len(kept), run.variant)
+    group = len(kept) * stretch_of(p.T, len(kept), run.variant)
     states = kept.view(len(kept), -1).view(dtype)
-    for first in range(0, p.T, stretch):
-        span = first, min(first + stretch, p.T), 1
-        run.scan(semiring, value, state=states[first // stretch :], span=span)
+    for first in range(0, p.T, group):
+        span = first, min(first + group, p.T), 1
+        run.scan(semiring, value, state=states[first // group :], span=span)
     return value, kept
 
 
@@ -127,8 +132,8 @@ class Gradient:
         p, v = run.p, run.variant
         self.tile, self.rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
         sequences = len(self.weight)
-        self.sums = run.empty(sequences, 3 * self.tile + self.rest + 2 * p.C).zero_()
-        self.counts = run.empty(sequences, self.tile, dtype=p.scores.dtype).zero_()
+        self.sums = run.empty(sequences, 2 * self.tile + self.rest + 2 * p.C).zero_()
+        self.counts = run.empty(2, sequences, self.tile, dtype=p.scores.dtype).zero_()
 
     def run(self, rows: Tensor, out: dict[str, Tensor], span: tuple[int, int, int]) -> None:
         """Run it over a span (first, stop, rows kept); the last positions come first."""
@@ -176,19 +181,34 @@ def _by_stretches(
     run: Run, kept: Tensor, gradient: Gradient | launch_split.Gradient, out: dict[str, Tensor]
 ) -> None:
     """Scan each stretch once more, the one before it too, and combine it."""
-    p, dtype = run.p, run.p.scores.dtype
-    stretch = stretch_of(p.T, len(kept), run.variant)
+    p, dtype, groups = run.p, run.p.scores.dtype, len(kept)
+    stretch = stretch_of(p.T, groups, run.variant)
     ROWS = min(2 * stretch, p.T)
     rows = run.empty(p.B, ROWS, 3 * p.C + 1, dtype=dtype)
     unused = run.empty(p.B)
-    states = kept.view(len(kept), -1).view(dtype)
+    coarse = kept.view(groups, -1).view(dtype)
+    states = coarse if groups == 1 else torch.empty_like(coarse)
     last = (p.T - 1) // stretch
     for j in range(last, -1, -1):
+        span = j * stretch, min((j + 1) * stretch, p.T), ROWS
         for again in (j, j - 1) if j == last else (j - 1,):
-            if again >= 0:
-                span = again * stretch, min((again + 1) * stretch, p.T), ROWS
-                run.scan("log", unused, rows, states[again:], None, span)
-        gradient.run(rows, out, (j * stretch, min((j + 1) * stretch, p.T), ROWS))
+            if again < 0:
+                continue
+            if groups > 1 and (again == last or (again + 1) % groups == 0):
+                _states_of_group(run, coarse[again // groups], states, again)
+            mine = again * stretch, min((again + 1) * stretch, p.T), ROWS
+            run.scan("log", unused, rows, states[again % groups :], None, mine)
+        gradient.run(rows, out, span)
+
+
+def _states_of_group(run: Run, coarse: Tensor, states: Tensor, last: int) -> None:
+    """The states before each stretch of a group up to ``last``, from the one before the group."""
+    groups, unused = len(states), run.empty(run.p.B)
+    stretch = stretch_of(run.p.T, groups, run.variant)
+    states[0].copy_(coarse)
+    for j in range(last // groups * groups, last):
+        span = j * stretch, (j + 1) * stretch, 1
+        run.scan("log", unused, state=states[j % groups :], span=span)
 
 
 def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:

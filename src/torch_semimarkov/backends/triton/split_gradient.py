@@ -16,7 +16,7 @@ is one tile more than the history has: the tile itself.
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.gradient import flow, flow_in_parts, store_if_wanted
+from torch_semimarkov.backends.triton.gradient import flow, flow_in_parts, shares, store_if_wanted
 from torch_semimarkov.backends.triton.scan import REBASE, WHOLE, in_registers
 from torch_semimarkov.backends.triton.split import earlier_starts, place_of
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, log_sum_exp, opened
@@ -181,7 +181,7 @@ def tile_gradient_kernel(
         p_found = p_mine[:, None] + (RING * TILE + RING) * C + i_c[None, :]
         splits = (K - 2 + TILE) // TILE
         i_split = tl.arange(0, SPLITS)[None, :, None]
-        m_before = (i_split + first > i_split)
+        m_before = i_split + first > i_split
         o_parts = i_n[:, None, None] * splits + i_split
 
         # the mass of what is open at the end of the tile: before the tile all of it, in it by start
@@ -197,15 +197,13 @@ def tile_gradient_kernel(
         hi = tl.minimum(first + TILE, length)
         o_last = (i_n * ROWS + (hi - 1) % ROWS) * (3 * C + 1)
         p_last = p_rows + o_last[:, None] + i_c[None, :]
-        b_logs = tl.load(p_last, mask=m_c, other=float("-inf"))
-        b_logs += tl.load(p_end, mask=m_c, other=float("-inf"))
-        b_ends = tl.exp(b_logs - finite(tl.max(b_logs, axis=1))[:, None])
-        b_all = tl.sum(b_ends, axis=1)[:, None]
-        b_ends = b_ends / tl.where(b_all == 0.0, 1.0, b_all)
+        b_last = tl.load(p_last, mask=m_c, other=float("-inf"))
+        b_last += tl.load(p_end, mask=m_c, other=float("-inf"))
+        b_last = shares(b_last, 1)
         m_last = (b_zero + length <= first + TILE)[:, None]
-        tl.store(p_labels + C, b_ends * b_weight[:, None], mask=m_c & m_last)
+        tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_c & m_last)
         m_later = m_c & (b_zero + length > first + TILE)[:, None]
-        b_ends = tl.where(m_last, b_ends, tl.load(p_carry, mask=m_later, other=0.0).to(D))
+        b_ends = tl.where(m_last, b_last, tl.load(p_carry, mask=m_later, other=0.0).to(D))
 
         for i in range(0, hi - first):
             t = hi - 1 - i

@@ -19,14 +19,15 @@ TABLE = (
     (256, 2, 1, 2, 0),
     (1024, 1, 2, 4, 0),
     (4096, 1, 4, 8, 0),
-    (8192, 1, 8, 16, 0),
+    (8192, 1, 8, 16, 64),
     (1 << 20, 1, 16, 16, 64),
 )
 MOST_LABELS = 256
 # Of a split: entries of a tile of positions and labels, and positions of one at least; warps of a
-# tile's scan and gradient; warps of the history, and positions or entries of one of its programs.
+# tile's scan, of one with more entries, of its gradient; warps of the history, and positions or
+# entries of one of its programs.
 TILE_ENTRIES, SHORTEST_TILE = 2048, 16
-TILE_WARPS = 4, 8
+TILE_WARPS, WIDE_TILE_WARPS, TILE_GRADIENT_WARPS = 4, 8, 8
 HISTORY_WARPS, HISTORY_POSITIONS, STARTS_ENTRIES = 4, 8, 512
 
 
@@ -84,5 +85,6 @@ def variant_of(p: Potentials) -> Variant:
     if 2 * tile > K_PAD:
         tile = 0
     if tile:
-        scan_warps, gradient_warps = TILE_WARPS
+        scan_warps = WIDE_TILE_WARPS if tile * C_PAD > TILE_ENTRIES else TILE_WARPS
+        gradient_warps = TILE_GRADIENT_WARPS
     return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile)
