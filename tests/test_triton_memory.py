@@ -83,10 +83,11 @@ def share(p, interval):
     ("T", "K", "options"),
     [
         (24_000, 100, {}),
-        (8_000, 100, {"boundary": True}),
+        (6_000, 100, {"boundary": True}),
         (24_000, 100, {"B": 3}),
         (100_000, 100, {}),
-        (260_000, 500, {}),
+        (8_500, 32, {}),
+        (140_000, 500, {}),
     ],
 )
 def test_checkpoints_hold_inputs_gradients_and_a_tenth_of_them(T, K, options):
