@@ -23,6 +23,8 @@ TABLE = (
     (1 << 20, 1, 16, 16, 64),
 )
 MOST_LABELS = 256
+# Shared memory of a program at most, as the compiler reports it, rounded up.
+SHARED_BYTES = 48 * 1024
 # Of a split: entries of a tile of positions and labels, and positions of one at least; warps of a
 # tile's scan, of one with more entries, of its gradient; warps of the history, and positions or
 # entries of one of its programs.
@@ -68,11 +70,6 @@ def power_of_two(size: int) -> int:
     while power < size:
         power *= 2
     return power
-
-
-def shared_bytes(p: Potentials) -> int:
-    """Shared memory of a program at most, as the compiler reports it, rounded up."""
-    return 64 * 1024 if power_of_two(p.K) * power_of_two(p.C) > 16384 else 48 * 1024
 
 
 def variant_of(p: Potentials) -> Variant:
