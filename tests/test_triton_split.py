@@ -139,10 +139,9 @@ def test_two_runs_and_other_batch_mates_change_no_bit():
     assert torch.equal(first, found[0][:1].detach())
 
 
-@pytest.mark.parametrize(("tile", "T", "K"), [(8, 150, 17), (64, 200, 120)])
-def test_checkpoints_change_no_bit(tile, T, K):
-    inputs = make_inputs(Size((T, 133, 1), K=K, C=3), FLOAT32, "forbidden")
-    with table(tile):
+def test_checkpoints_change_no_bit():
+    inputs = make_inputs(Size((150, 133, 1), K=17, C=3), FLOAT32, "forbidden")
+    with table(8):
         whole = value_and_gradients(inputs, backend="triton")
         options = {"backend": "triton", "checkpoint_interval": 30}
         assert same_bits(value_and_gradients(inputs, **options), whole)
