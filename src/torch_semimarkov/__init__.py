@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdaptiveRankSemiseparableLayer": "ssm",
+    "KBestResult": "functional",
     "Marginals": "functional",
     "Segment": "segments",
     "Segments": "segments",
@@ -22,6 +23,7 @@ _HOMES = {
     "create_duration_distribution": "durations",
     "explain": "functional",
     "fused_associative_scan": "scan",
+    "kbest": "functional",
     "log_partition": "functional",
     "marginals": "functional",
     "sample": "functional",
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
     from torch_semimarkov.dispatch import available_backends, use_backend
     from torch_semimarkov.durations import create_duration_distribution
     from torch_semimarkov.functional import (
+        KBestResult,
         Marginals,
         ViterbiResult,
         explain,
+        kbest,
         log_partition,
         marginals,
         sample,
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptiveRankSemiseparableLayer",
+    "KBestResult",
     "Marginals",
     "Segment",
     "Segments",
@@ -66,6 +71,7 @@ __all__ = [
     "create_duration_distribution",
     "explain",
     "fused_associative_scan",
+    "kbest",
     "log_partition",
     "marginals",
     "sample",

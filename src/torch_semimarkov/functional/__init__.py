@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from torch_semimarkov.functional.decode import ViterbiResult, viterbi
 from torch_semimarkov.functional.explanation import explain
+from torch_semimarkov.functional.kbest import KBestResult, kbest
 from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.functional.sample import sample
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 
 __all__ = [
+    "KBestResult",
     "Marginals",
     "ViterbiResult",
     "explain",
+    "kbest",
     "log_partition",
     "marginals",
     "sample",
