@@ -124,7 +124,14 @@ def test_beyond_enumeration_the_reference_is_the_judge(size, flags):
     inputs = make_inputs(size, flags=flags)
     found, truth = quiet(inputs, 12, "cpu"), quiet(inputs, 12, "reference")
     assert_close("score", torch.float64, found.scores, truth.scores)
-    assert found.segments == truth.segments
+    # neighbours of one label may swap their durations, so that rounding decides who comes first
+    for result in (found, truth):
+        again = segment_score(result.segments, **inputs, validate_segments=False)
+        there = result.scores > -torch.inf
+        assert_close("score", torch.float64, again[there], result.scores[there])
+        for b in range(size.B):
+            assert len(set(paths(result, b))) == int(there[:, b].sum())
+    assert found.segments[0] == truth.segments[0]
 
 
 @for_each_backend
@@ -175,7 +182,7 @@ def test_a_ragged_batch_decodes_like_its_items(flags):
 @pytest.mark.parametrize("flags", ["plain", "all"])
 def test_threads_do_not_matter(flags):
     inputs = make_inputs(Size((900, 700, 800), K=40, C=8), flags=flags)
-    one, two = by_threads((1, 2), lambda: kbest(**inputs, k=5))
+    one, two = by_threads((1, 2), lambda: quiet(inputs, 5))
     assert torch.equal(one.scores, two.scores)
     assert one.segments == two.segments
 
