@@ -13,6 +13,7 @@ from factory import (
     make_inputs,
     one_sequence,
     oracles,
+    runs_on,
     to_sequence,
     with_grad,
 )
@@ -61,7 +62,8 @@ def p_value(drawn, found):
 @pytest.mark.parametrize("size", [SIZES[3], SIZES[4], SIZES[5]], ids=str)
 def test_frequencies_are_the_enumerated_probabilities(backend, flags, size):
     inputs = make_inputs(size, flags=flags)
-    drawn = sample(**inputs, num_samples=DRAWS, generator=seeded(), backend=backend)
+    with runs_on(backend):
+        drawn = sample(**inputs, num_samples=DRAWS, generator=seeded())
     for b, found in enumerate(oracles(size, flags=flags)):
         assert p_value(paths(drawn, b), found) > 1e-3
 
@@ -83,8 +85,9 @@ def test_padding_never_reaches_a_sample(backend):
         name: x.masked_fill(outside[..., None], torch.nan) if name in PER_POSITION else x
         for name, x in inputs.items()
     }
-    clean = sample(**inputs, num_samples=50, generator=seeded(), backend=backend)
-    assert sample(**filled, num_samples=50, generator=seeded(), backend=backend) == clean
+    with runs_on(backend):
+        clean = sample(**inputs, num_samples=50, generator=seeded())
+        assert sample(**filled, num_samples=50, generator=seeded()) == clean
 
 
 @for_each_backend
@@ -114,7 +117,8 @@ def test_samples_that_walk_in_turns_have_the_same_frequencies(monkeypatch, flags
 @pytest.mark.parametrize("flags", ["plain", "all"])
 def test_samples_of_long_sequences_tile_them(backend, flags):
     inputs = make_inputs(Size((5000, 4321), K=12, C=4), torch.float32, flags)
-    drawn = sample(**inputs, num_samples=5, generator=seeded(), backend=backend)
+    with runs_on(backend):
+        drawn = sample(**inputs, num_samples=5, generator=seeded())
     scores = segment_score(drawn, **inputs, validate_segments=True)
     assert scores.shape == (5, 2)
     assert scores.isfinite().all()

@@ -263,7 +263,9 @@ class SemiMarkovCRF(Distribution):
         return bool(self._validate_args)
 
     def _terms(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*TERMS, "lengths")}
+        """The terms that are present, and the lengths."""
+        terms = {name: getattr(self, name) for name in (*TERMS, "lengths")}
+        return {name: x for name, x in terms.items() if x is not None}
 
     def _call(self) -> dict[str, Any]:
         """Arguments of the functions on potentials, whose values were looked at before."""
