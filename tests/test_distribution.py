@@ -64,6 +64,7 @@ def test_sample_n_and_the_support_have_what_torch_looks_for():
             missing()
 
 
+@pytest.mark.filterwarnings("ignore:there are not k = 2 segmentations")
 @pytest.mark.parametrize("flags", ["plain", "all"])
 def test_expand_repeats_the_batch_in_every_query(flags):
     p = crf(flags)
