@@ -84,8 +84,8 @@ class SemiMarkovCRF(Distribution):
 
     >>> from torch import zeros
     >>> crf = SemiMarkovCRF(zeros(1, 2, 1), zeros(1, 1), zeros(2, 1))
-    >>> crf.log_prob(crf.mode), crf.entropy()
-    (tensor([-0.6931]), tensor([0.6931]))
+    >>> crf.log_prob(crf.mode), crf.marginals.boundaries
+    (tensor([-0.6931]), tensor([[1.0000, 0.5000]]))
     """
 
     has_rsample = False
