@@ -14,7 +14,7 @@ def test_the_command_writes_a_row_for_each_call(tmp_path, capsys):
     path = tmp_path / "rows.csv"
     arguments = ["--configs", str(SIZE), "--repeats", "1", "--threads", "1", "--output", str(path)]
     assert bench.main(arguments) == 0
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     wanted = ["viterbi", "kbest, k=1", "kbest, k=5", "kbest, k=20", "sample, 1", "sample, 100"]
     assert [row["measured"] for row in rows] == wanted
     assert all(row["status"] == "ok" and float(row["median_ms"]) > 0 for row in rows)
