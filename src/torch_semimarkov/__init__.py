@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdaptiveRankSemiseparableLayer": "ssm",
+    "KBestResult": "functional",
     "Marginals": "functional",
     "Potentials": "potentials",
     "Segment": "segments",
     "Segments": "segments",
     "SemiMarkov": "semimarkov",
+    "SemiMarkovCRF": "distributions",
     "SemiMarkovCRFHead": "nn",
     "SemiMarkovStream": "functional",
     "ViterbiResult": "functional",
@@ -26,6 +28,7 @@ _HOMES = {
     "entropy": "functional",
     "explain": "functional",
     "fused_associative_scan": "scan",
+    "kbest": "functional",
     "kl_divergence": "functional",
     "log_partition": "functional",
     "marginals": "functional",
@@ -39,14 +42,17 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from torch_semimarkov.dispatch import available_backends, use_backend
+    from torch_semimarkov.distributions import SemiMarkovCRF
     from torch_semimarkov.durations import create_duration_distribution
     from torch_semimarkov.functional import (
+        KBestResult,
         Marginals,
         SemiMarkovStream,
         ViterbiResult,
         cross_entropy,
         entropy,
         explain,
+        kbest,
         kl_divergence,
         log_partition,
         marginals,
@@ -65,11 +71,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptiveRankSemiseparableLayer",
+    "KBestResult",
     "Marginals",
     "Potentials",
     "Segment",
     "Segments",
     "SemiMarkov",
+    "SemiMarkovCRF",
     "SemiMarkovCRFHead",
     "SemiMarkovStream",
     "ViterbiResult",
@@ -80,6 +88,7 @@ __all__ = [
     "entropy",
     "explain",
     "fused_associative_scan",
+    "kbest",
     "kl_divergence",
     "log_partition",
     "marginals",

@@ -11,6 +11,7 @@ from torch_semimarkov.dispatch.registry import (
 )
 from torch_semimarkov.dispatch.run import (
     expectations,
+    kbest,
     log_partition,
     looks_clean,
     sample,
@@ -29,6 +30,7 @@ __all__ = [
     "edge_log_partition",
     "expectations",
     "explain_op",
+    "kbest",
     "leave_out",
     "log_partition",
     "looks_clean",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_semimarkov.functional.decode import ViterbiResult, viterbi
 from torch_semimarkov.functional.entropy import cross_entropy, entropy, kl_divergence
 from torch_semimarkov.functional.explanation import explain
+from torch_semimarkov.functional.kbest import KBestResult, kbest
 from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.functional.sample import sample
@@ -12,12 +13,14 @@ from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 from torch_semimarkov.functional.stream import SemiMarkovStream
 
 __all__ = [
+    "KBestResult",
     "Marginals",
     "SemiMarkovStream",
     "ViterbiResult",
     "cross_entropy",
     "entropy",
     "explain",
+    "kbest",
     "kl_divergence",
     "log_partition",
     "marginals",

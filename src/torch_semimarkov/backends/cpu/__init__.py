@@ -21,6 +21,7 @@ from torch_semimarkov.backends.cpu import (
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
@@ -46,9 +47,11 @@ __all__ = [
     "edge_forward",
     "edge_kept_shape",
     "forward",
+    "kbest",
     "kept_shape",
     "looks_clean",
     "reasons_against",
+    "sample",
     "tangent",
     "tangent_backward",
     "tangent_kept_shape",
@@ -57,7 +60,7 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "tangent", "viterbi", "stream", "edge_log_partition")
+OPS = ("log_partition", "tangent", "viterbi", "kbest", "sample", "stream", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -66,6 +69,18 @@ COSTS = {
     "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "kbest": ("O(T (K C + C^2)) + O(k N (K + C))", "O(T C + k^2 N)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2) + O(k N K C)", "O(T C + k^2 N)", "none"),
+    "sample": (
+        "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
+        "O(T C + K C)",
+        "none",
+    ),
+    "sample, (K, C, C) transitions": (
+        "O(T K C^2) + O(N K C) for each sample of N segments",
+        "O(T C + K C^2)",
+        "none",
+    ),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -91,7 +106,8 @@ def reasons_against(
     if isinstance(potentials, Potentials):
         if op == "stream" and potentials.per_duration:
             reasons.append("has no stream with (K, C, C) transitions")
-        if potentials.tail is not None and (op in ("log_partition", "tangent") or potentials.per_duration):
+        with_tail = op in ("viterbi", "stream") and not potentials.per_duration
+        if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")

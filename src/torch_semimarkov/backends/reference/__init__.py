@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch_semimarkov.backends.reference.edges import edge_log_partition
+from torch_semimarkov.backends.reference.kbest import kbest
 from torch_semimarkov.backends.reference.partition import (
     differentiable_gradient,
     log_partition,
@@ -17,8 +18,8 @@ from torch_semimarkov.semirings import SEMIRINGS
 NAME = "reference"
 COMPOSITE = True
 OPS = (
-    "log_partition", "tangent", "viterbi", "sample", "stream", "edge_log_partition", "edge_tree",
-    "edge_pair",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "stream", "edge_log_partition",
+    "edge_tree", "edge_pair",
 )  # fmt: skip
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
@@ -29,6 +30,8 @@ COSTS = {
     "tangent": ("O(T (K C + C^2))", "O(T C + K C)", "O(T (K C + C^2))"),
     "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "kbest": ("O(T (K C + C^2) k log k K)", "O(k T C + k K C)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2 k log k C)", "O(k T K C + k K C^2)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
         "O(T C + K C)",
@@ -69,6 +72,7 @@ __all__ = [
     "Stepper",
     "differentiable_gradient",
     "edge_log_partition",
+    "kbest",
     "log_partition",
     "reasons_against",
     "sample",
