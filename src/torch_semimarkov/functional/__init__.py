@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from torch_semimarkov.functional.constraints import Constrained, constrain
 from torch_semimarkov.functional.decode import ViterbiResult, viterbi
 from torch_semimarkov.functional.explanation import explain
+from torch_semimarkov.functional.known import allowed_from_labels
+from torch_semimarkov.functional.partial import partial_log_prob
 from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.functional.sample import sample
+from torch_semimarkov.functional.schemes import (
+    Grammar,
+    bio_transitions,
+    bioes_transitions,
+    transitions_from_names,
+)
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 
 __all__ = [
+    "Constrained",
+    "Grammar",
     "Marginals",
     "ViterbiResult",
+    "allowed_from_labels",
+    "bio_transitions",
+    "bioes_transitions",
+    "constrain",
     "explain",
     "log_partition",
     "marginals",
+    "partial_log_prob",
     "sample",
     "segment_log_prob",
     "segment_score",
+    "transitions_from_names",
     "viterbi",
 ]

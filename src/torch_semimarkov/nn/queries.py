@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_semimarkov import functional
 from torch_semimarkov.functional import Marginals
+from torch_semimarkov.functional.constraints import Constrained
 from torch_semimarkov.nn.checks import require_partition
 from torch_semimarkov.nn.routes import streaming_backend, triton_or_not
 from torch_semimarkov.segments import Segments
 
 
 class PosteriorQueries:
-    """The queries of a head; it offers ``_checked`` and ``_validates``, which say how it scores."""
+    """The queries of a head, which says how it scores by ``_constrained`` and ``_validates``."""
 
-    _checked: Callable[[Tensor, Tensor | None], dict[str, Any]]
+    _constrained: Callable[[Tensor, Tensor | None, Tensor | None], Constrained]
     _validates: Callable[[Tensor], bool]
 
     def marginals(
@@ -26,6 +26,7 @@ class PosteriorQueries:
         hidden: Tensor,
         lengths: Tensor | None = None,
         *,
+        boundaries: Tensor | None = None,
         backend: str = "auto",
         use_triton: bool = True,
     ) -> Marginals:
@@ -33,15 +34,16 @@ class PosteriorQueries:
 
         Args:
             hidden, lengths: as in :meth:`potentials`.
+            boundaries: as in :meth:`decode`.
             backend, use_triton: as in :meth:`forward`.
 
         Raises:
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with triton_or_not(use_triton):
-            terms = self._checked(hidden, lengths)
+            asked = self._constrained(hidden, lengths, boundaries)
             on = streaming_backend(backend, "marginals")
-            found = functional.marginals(**terms, backend=on)
+            found = asked.fold(functional.marginals(**asked.terms, backend=on))
         if self._validates(hidden):
             require_partition(found.log_partition)
         return found
@@ -53,6 +55,7 @@ class PosteriorQueries:
         *,
         num_samples: int = 1,
         generator: torch.Generator | None = None,
+        boundaries: Tensor | None = None,
         backend: str = "auto",
         use_triton: bool = True,
     ) -> Segments:
@@ -61,6 +64,7 @@ class PosteriorQueries:
         Args:
             hidden, lengths: as in :meth:`potentials`.
             num_samples, generator: as in :func:`torch_semimarkov.sample`.
+            boundaries: as in :meth:`decode`.
             backend, use_triton: as in :meth:`forward`.
 
         Returns:
@@ -70,8 +74,9 @@ class PosteriorQueries:
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with torch.no_grad(), triton_or_not(use_triton):
-            terms = self._checked(hidden, lengths)
+            asked = self._constrained(hidden, lengths, boundaries)
             on = streaming_backend(backend, "sample")
-            return functional.sample(
-                **terms, num_samples=num_samples, generator=generator, backend=on
+            drawn = functional.sample(
+                **asked.terms, num_samples=num_samples, generator=generator, backend=on
             )
+            return asked.fold(drawn)
