@@ -25,7 +25,7 @@ CASES = {
     "first": {"allowed_first": [True, False, True]},
     "last": {"allowed_last": torch.tensor([False, True, True])},
     "durations": {"min_duration": [1, 2, 1], "max_duration": [2, 3, 1]},
-    "forbidden boundaries": {"boundaries": BOUNDARIES.clamp(max=0).index_fill(1, torch.tensor(0), 1)},
+    "forbidden boundaries": {"boundaries": torch.where(BOUNDARIES == 1, -1, BOUNDARIES)},
     "forced boundaries": {"boundaries": torch.where(BOUNDARIES == 0, -1, BOUNDARIES)},
     "boundaries": {"boundaries": BOUNDARIES},
     "sets": {"allowed": SETS},
@@ -37,7 +37,7 @@ CASES = {
         "allowed": SETS,
         "boundaries": BOUNDARIES,
     },
-}  # fmt: skip
+}
 for_each_case = pytest.mark.parametrize("rules", CASES.values(), ids=CASES)
 for_each_flags = pytest.mark.parametrize("flags", ["start-end", "boundary", "per-duration"])
 
@@ -122,9 +122,8 @@ def test_marginals_come_back_in_the_labels_of_the_model(rules):
     truths = [judge.marginals() for judge in judges(inputs, rules)]
     for b, truth in enumerate(truths):
         for name in ("labels", "starts", "ends", "boundaries"):
-            assert_close(
-                "marginals", FLOAT64, getattr(value, name)[b, : LENGTHS[b]], torch.tensor(truth[name])
-            )  # fmt: skip
+            inside = getattr(value, name)[b, : LENGTHS[b]]
+            assert_close("marginals", FLOAT64, inside, torch.from_numpy(truth[name]))
     for name in ("transitions", "durations"):
         total = torch.tensor(sum(truth[name] for truth in truths))
         assert_close("marginals", FLOAT64, getattr(value, name), total)
@@ -144,8 +143,8 @@ def test_samples_obey_with_the_probabilities_of_what_obeys(rules):
             seen[index[tuple(map(tuple, one[b]))]] += 1
         truth = judge.probabilities()
         assert not seen[truth == 0].any()
-        # Five standard deviations of a frequency.
-        spread = 5 * np.sqrt(truth * (1 - truth) / 4000) + 1e-12
+        # Five standard deviations of a frequency, and a few draws of what is rare.
+        spread = 5 * np.sqrt(truth * (1 - truth) / 4000) + np.where(truth > 0, 5 / 4000, 1e-12)
         assert (np.abs(seen / 4000 - truth) <= spread).all()
 
 
@@ -193,28 +192,38 @@ def test_backends_agree_on_forced_boundaries_of_longer_sequences():
 # Bad input
 
 
+ZIGZAG = torch.nn.functional.one_hot(torch.tensor([[0, 1, 0, 1, 0]] * 3), 3).bool()
 IMPOSSIBLE = {
-    "durations": ({"min_duration": 3}, r"sequence 1 is possible: min_duration and max_dur.* excl"),
-    "transitions": (
-        {"allowed_transitions": [[False] * 3] * 3, "max_duration": 2},
-        r"sequence 0 is possible \(nor of sequences 2\): min_duration and max_duration together "
-        "with allowed_transitions exclude",
+    "durations": (
+        {"min_duration": 2},
+        "no segmentation of sequence 1 is possible: none obeys min_duration and max_duration;",
+    ),
+    "ends": (
+        {
+            "allowed_transitions": torch.eye(3),
+            "allowed_first": [True, False, False],
+            "allowed_last": [False, True, False],
+        },
+        r"sequence 0 is possible \(nor of sequences 1, 2\): none obeys allowed_last together with "
+        "allowed_transitions, allowed_first;",
     ),
     "boundaries": (
-        {"min_duration": [2, 2, 2], "boundaries": BOUNDARIES},
-        "sequence 0 is possible .*: min_duration and max_duration|sequence 1 .*",
+        {
+            "max_duration": 1,
+            "boundaries": torch.tensor([[-1] * 5, [-1] * 5, [1, 0, -1, -1, -1]]),
+        },
+        "sequence 2 is possible: none obeys boundaries together with min_duration and max_d",
     ),
     "sets": (
-        {"allowed": torch.nn.functional.one_hot(torch.tensor([[0, 1, 0, 1, 0]] * 3), 3).bool(),
-         "allowed_transitions": [[True, False, True]] * 3},
-        "sequence 0 is possible .*: allowed together with allowed_transitions excludes",
+        {"allowed": ZIGZAG, "allowed_transitions": [[True, False, True]] * 3},
+        r"sequence 0 is possible \(nor of sequences 2\): none obeys allowed together with",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("rules", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_constraints_that_leave_nothing_name_the_sequence_and_the_constraint(rules, message):
-    with pytest.raises(NumericsError, match=message.replace("exclude$", "excludes")):
+    with pytest.raises(NumericsError, match=message):
         ts.constrain(**make_inputs(), **rules)
 
 
@@ -249,7 +258,7 @@ BAD = {
     "first of another size": (
         {"allowed_first": [True, False]},
         ConfigError,
-        r"allowed_first must be \(C,\) = \(3,\), got \(2,\)",
+        r"allowed_first must be \(C,\) = \(3,\), one bool a label, got",
     ),
     "no last": ({"allowed_last": [False] * 3}, ConfigError, "allowed_last must allow at least one"),
     "weights": ({"allowed_last": [0.5] * 3}, ConfigError, "allowed_last must hold bools or 0 and"),
@@ -265,7 +274,7 @@ def test_a_bad_constraint_is_one_clear_error(rules, error, message):
 
 def test_fold_refuses_what_it_cannot_fold():
     found = ts.constrain(**make_inputs(), boundaries=BOUNDARIES)
-    with pytest.raises(ShapeError, match="fold takes Segments, Marginals or .* got Tensor"):
+    with pytest.raises(ShapeError, match=r"fold takes Segments, Marginals or .* got Tensor"):
         found.fold(torch.zeros(1))
 
 
@@ -333,7 +342,8 @@ def test_a_head_obeys_a_grammar_and_boundaries_of_a_call():
             assert y[-1].label != 1
             assert {s.start for s in y} >= {1}
             assert all(grammar.allowed_transitions[a.label, b.label] for a, b in pairwise(y))
-    probabilities = head.marginals(scores, lengths, **rules)
+    with torch.no_grad():
+        probabilities = head.marginals(scores, lengths, **rules)
     assert probabilities.labels.shape == (3, 5, 3)
     assert torch.allclose(probabilities.boundaries[:, 1], torch.ones(3))
     assert float(probabilities.boundaries[0, 3]) == 0

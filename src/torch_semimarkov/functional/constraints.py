@@ -218,7 +218,7 @@ def _require_possible(found: Constrained, terms: dict[str, Any], rules: dict[str
         before += [name] if name else []
         if bool(_without_segmentation(restrict(terms, {key: rules[key] for key in before}))[b]):
             kept = f" together with {', '.join(before[:-1])}" if before[1:] else ""
-            blame = f"{name}{kept} excludes them all" if name else blame
+            blame = f"none obeys {name}{kept}" if name else blame
             break
     others = [int(i) for i in impossible.nonzero()[1:, 0]]
     more = f" (nor of sequences {', '.join(map(str, others[:8]))})" if others else ""

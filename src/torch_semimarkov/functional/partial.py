@@ -120,7 +120,8 @@ def _refuse_contradiction(total: Tensor, known: Tensor, names: list[str]) -> Non
     bad = (known.detach() == -torch.inf).nonzero()[:, 0].tolist()
     if not bad:
         return
-    possible = [b for b in bad if float(total[b]) > -torch.inf]
+    totals = total.detach().tolist()
+    possible = [b for b in bad if totals[b] > -torch.inf]
     if not possible:
         raise NumericsError(
             f"no segmentation of sequences {bad[:8]} is possible, whatever is known of them: allow "
