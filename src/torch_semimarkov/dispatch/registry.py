@@ -59,6 +59,10 @@ class CompositeBackend(Backend, Protocol):
         """(B,) float64 and the best segmentations."""
         ...
 
+    def kbest(self, potentials: Potentials, k: int) -> tuple[Tensor, Segments]:
+        """(k, B) float64, -inf where there are fewer, and the k best segmentations."""
+        ...
+
     def sample(
         self, potentials: Potentials, num_samples: int, generator: Generator | None
     ) -> Segments:
@@ -109,6 +113,17 @@ class CompiledBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
+        ...
+
+    # Optional, as ``reasons_against`` says: both give a (3, n, B, N) int64 table of starts, ends
+    # and labels, -1 past the counts (n, B), with N the largest of these and at least 1.
+
+    def kbest(self, potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (k, B) float64, -inf where there are fewer, table and counts."""
+        ...
+
+    def sample(self, potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Table and counts, which depend on the seed and not on the number of threads."""
         ...
 
     def edge_kept_shape(self, p: EdgePotentials, keep: bool) -> tuple[int, ...]:

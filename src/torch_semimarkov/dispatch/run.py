@@ -88,17 +88,6 @@ def viterbi(
     return score, Segments.unchecked(table.narrow(-1, 0, width), counts)
 
 
-def sample(
-    p: Potentials,
-    num_samples: int,
-    generator: torch.Generator | None = None,
-    backend: str | None = None,
-) -> Segments:
-    """(num_samples, B) segmentations of canonical potentials, drawn with their probabilities."""
-    chosen = cast(CompositeBackend, choose("sample", p, "log", backend))
-    return chosen.sample(p, num_samples, generator)
-
-
 def expectations(
     p: Potentials, backend: str | None = None, checkpoint_interval: int | None = None
 ) -> tuple[Tensor, dict[str, Tensor]] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_semimarkov.functional.constraints import Constrained, constrain
 from torch_semimarkov.functional.decode import ViterbiResult, viterbi
 from torch_semimarkov.functional.explanation import explain
+from torch_semimarkov.functional.kbest import KBestResult, kbest
 from torch_semimarkov.functional.known import allowed_from_labels
 from torch_semimarkov.functional.partial import partial_log_prob
 from torch_semimarkov.functional.partition import log_partition
@@ -21,6 +22,7 @@ from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 __all__ = [
     "Constrained",
     "Grammar",
+    "KBestResult",
     "Marginals",
     "ViterbiResult",
     "allowed_from_labels",
@@ -28,6 +30,7 @@ __all__ = [
     "bioes_transitions",
     "constrain",
     "explain",
+    "kbest",
     "log_partition",
     "marginals",
     "partial_log_prob",

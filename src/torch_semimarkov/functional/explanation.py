@@ -28,7 +28,8 @@ def explain(
     Args:
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, semiring,
             backend: the arguments of the call, as in :func:`log_partition`.
-        op: "log_partition" (also for gradients, marginals and entropies), "viterbi" or "sample".
+        op: "log_partition" (also for gradients, marginals and entropies), "viterbi", "kbest"
+            or "sample".
 
     Returns:
         An object whose ``chosen`` is a name or None and whose text is a table of reasons.

@@ -20,6 +20,7 @@ from torch_semimarkov.backends.cpu import (
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
@@ -38,21 +39,35 @@ __all__ = [
     "edge_forward",
     "edge_kept_shape",
     "forward",
+    "kbest",
     "kept_shape",
     "looks_clean",
     "reasons_against",
+    "sample",
     "viterbi",
 ]
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "edge_log_partition")
+OPS = ("log_partition", "viterbi", "kbest", "sample", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "kbest": ("O(T (K C + C^2)) + O(k N (K + C + k))", "O(T C + k^2 N)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2) + O(k N (K C + k))", "O(T C + k^2 N)", "none"),
+    "sample": (
+        "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
+        "O(T C + K C)",
+        "none",
+    ),
+    "sample, (K, C, C) transitions": (
+        "O(T K C^2) + O(N K C) for each sample of N segments",
+        "O(T C + K C^2)",
+        "none",
+    ),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch_semimarkov.backends.reference.edges import edge_log_partition
+from torch_semimarkov.backends.reference.kbest import kbest
 from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.viterbi import viterbi
@@ -11,7 +12,15 @@ from torch_semimarkov.semirings import SEMIRINGS
 
 NAME = "reference"
 COMPOSITE = True
-OPS = ("log_partition", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair")
+OPS = (
+    "log_partition",
+    "viterbi",
+    "kbest",
+    "sample",
+    "edge_log_partition",
+    "edge_tree",
+    "edge_pair",
+)
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
@@ -19,6 +28,8 @@ COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(T C + K C)", "O(T C + K C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "kbest": ("O(T (K C + C^2) k log k K)", "O(k T C + k K C)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2 k log k C)", "O(k T K C + k K C^2)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
         "O(T C + K C)",
@@ -53,6 +64,7 @@ __all__ = [
     "OPS",
     "differentiable_gradient",
     "edge_log_partition",
+    "kbest",
     "log_partition",
     "reasons_against",
     "sample",
