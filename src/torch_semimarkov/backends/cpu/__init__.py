@@ -89,6 +89,8 @@ def reasons_against(
         reasons.append(f"has no {op}")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
+    if isinstance(potentials, Potentials) and potentials.tail is not None:
+        reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons

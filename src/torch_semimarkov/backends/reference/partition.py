@@ -80,7 +80,7 @@ def _lean_gradient(
     potentials = _assemble(lengths, tensors)
     p = prepare(potentials)
     if kept:
-        value, messages = kept[0], Messages(kept[1], kept[2])
+        value, messages = kept[0], Messages(*kept[1:])
     else:
         messages = scan(p, by_name("log"))
         value = total(p, by_name("log"), messages.alpha)
