@@ -1,5 +1,6 @@
 """Constraints hold in the partition, gradients, Viterbi, samples and marginals, by enumeration."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -146,6 +147,23 @@ def test_samples_obey_with_the_probabilities_of_what_obeys(rules):
         # Five standard deviations of a frequency, and a few draws of what is rare.
         spread = 5 * np.sqrt(truth * (1 - truth) / 4000) + np.where(truth > 0, 5 / 4000, 1e-12)
         assert (np.abs(seen / 4000 - truth) <= spread).all()
+
+
+@for_each_case
+def test_the_k_best_are_the_best_that_obey(rules):
+    inputs = make_inputs(flags="boundary")
+    found = ts.constrain(**inputs, **rules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sequence of one position has fewer than 4
+        result = found.fold(ts.kbest(**found.terms, k=4))
+    for b, judge in enumerate(judges(inputs, rules)):
+        order = sorted(judge.scores[judge.scores > -np.inf], reverse=True)[:4]
+        assert_close("score", FLOAT64, result.scores[: len(order), b], order)
+        scores = dict(zip(judge.segmentations, judge.scores, strict=True))
+        mine = [tuple(map(tuple, result.segments.to_list()[i][b])) for i in range(len(order))]
+        assert len(set(mine)) == len(order)
+        assert_close("score", FLOAT64, torch.tensor([scores[y] for y in mine]), order)
+        assert not result.segments.counts[len(order) :, b].any()
 
 
 @for_each_case

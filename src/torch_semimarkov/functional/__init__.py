@@ -10,6 +10,16 @@ from torch_semimarkov.functional.known import allowed_from_labels
 from torch_semimarkov.functional.partial import partial_log_prob
 from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
+from torch_semimarkov.functional.queries import (
+    MaxMarginals,
+    duration_posterior,
+    expected_segments,
+    max_marginals,
+    run_marginals,
+    segment_marginals,
+    window_marginals,
+)
+from torch_semimarkov.functional.risk import PosteriorDecoding, posterior_decode
 from torch_semimarkov.functional.sample import sample
 from torch_semimarkov.functional.schemes import (
     Grammar,
@@ -24,19 +34,28 @@ __all__ = [
     "Grammar",
     "KBestResult",
     "Marginals",
+    "MaxMarginals",
+    "PosteriorDecoding",
     "ViterbiResult",
     "allowed_from_labels",
     "bio_transitions",
     "bioes_transitions",
     "constrain",
+    "duration_posterior",
+    "expected_segments",
     "explain",
     "kbest",
     "log_partition",
     "marginals",
+    "max_marginals",
     "partial_log_prob",
+    "posterior_decode",
+    "run_marginals",
     "sample",
     "segment_log_prob",
+    "segment_marginals",
     "segment_score",
     "transitions_from_names",
     "viterbi",
+    "window_marginals",
 ]

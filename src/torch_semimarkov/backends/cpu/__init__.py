@@ -22,6 +22,7 @@ from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.queries import messages
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.vector_types import LANES
@@ -42,6 +43,7 @@ __all__ = [
     "kbest",
     "kept_shape",
     "looks_clean",
+    "messages",
     "reasons_against",
     "sample",
     "viterbi",
@@ -49,7 +51,7 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "kbest", "sample", "edge_log_partition")
+OPS = ("log_partition", "viterbi", "kbest", "sample", "messages", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -68,6 +70,7 @@ COSTS = {
         "O(T C + K C^2)",
         "none",
     ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -87,6 +90,8 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "messages" and getattr(potentials, "per_duration", False):
+        reasons.append("has no messages for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials) and potentials.tail is not None:

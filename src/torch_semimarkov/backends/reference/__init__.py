@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_semimarkov.backends.reference.edges import edge_log_partition
 from torch_semimarkov.backends.reference.kbest import kbest
 from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
+from torch_semimarkov.backends.reference.queries import max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
@@ -17,6 +18,8 @@ OPS = (
     "viterbi",
     "kbest",
     "sample",
+    "messages",
+    "max_marginals",
     "edge_log_partition",
     "edge_tree",
     "edge_pair",
@@ -40,6 +43,9 @@ COSTS = {
         "O(T K C + K C^2)",
         "none",
     ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
 }
@@ -50,6 +56,8 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     reasons = []
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "max_marginals" and potentials.per_duration:
+        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
@@ -66,6 +74,8 @@ __all__ = [
     "edge_log_partition",
     "kbest",
     "log_partition",
+    "max_marginals",
+    "messages",
     "reasons_against",
     "sample",
     "viterbi",
