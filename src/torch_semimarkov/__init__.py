@@ -21,6 +21,7 @@ _HOMES = {
     "Segment": "segments",
     "Segments": "segments",
     "SemiMarkov": "semimarkov",
+    "SemiMarkovCRF": "distributions",
     "SemiMarkovCRFHead": "nn",
     "ViterbiResult": "functional",
     "allowed_from_labels": "functional",
@@ -53,6 +54,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from torch_semimarkov.dispatch import available_backends, use_backend
+    from torch_semimarkov.distributions import SemiMarkovCRF
     from torch_semimarkov.durations import create_duration_distribution
     from torch_semimarkov.functional import (
         Constrained,
@@ -102,6 +104,7 @@ __all__ = [
     "Segment",
     "Segments",
     "SemiMarkov",
+    "SemiMarkovCRF",
     "SemiMarkovCRFHead",
     "ViterbiResult",
     "__version__",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
-from torch_semimarkov.dispatch.paths import kbest, sample
 from torch_semimarkov.dispatch.queries import max_marginals, messages
 from torch_semimarkov.dispatch.registry import (
     available_backends,
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, viterbi
+from torch_semimarkov.dispatch.run import (
+    expectations,
+    kbest,
+    log_partition,
+    looks_clean,
+    sample,
+    viterbi,
+)
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [

@@ -58,8 +58,8 @@ COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
-    "kbest": ("O(T (K C + C^2)) + O(k N (K + C + k))", "O(T C + k^2 N)", "none"),
-    "kbest, (K, C, C) transitions": ("O(T K C^2) + O(k N (K C + k))", "O(T C + k^2 N)", "none"),
+    "kbest": ("O(T (K C + C^2)) + O(k N (K + C))", "O(T C + k^2 N)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2) + O(k N K C)", "O(T C + k^2 N)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
         "O(T C + K C)",

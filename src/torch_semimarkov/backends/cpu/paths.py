@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +34,12 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     scores, counts = np.full((B, k), -np.inf), np.zeros((B, k), np.int64)
     parts: list[np.ndarray] = [np.empty((3, 0), np.int64)] * B
     lengths = p.lengths.tolist()  # type: ignore[union-attr]
-    prepared = per_duration.Tables(p) if p.per_duration else arguments_of(p)
+    pairs = per_duration.tables_of(p) if p.per_duration else None
+    prepared = arguments_of(p)
 
     def task(b: int) -> None:
-        if isinstance(prepared, per_duration.Tables):
-            allowed, tables, plan, best = _kept_values(prepared, b)
+        if pairs is not None:
+            allowed, tables, plan, best = _kept_values(pairs, b)
         else:
             work, plan, allowed, best = kept_sweep(*prepared, b)
             tables = (work, *_UNUSED)
@@ -94,7 +96,7 @@ def _prepared(p: Potentials) -> Callable[[int], Callable[..., np.ndarray] | None
 
 def _prepared_pairs(p: Potentials) -> Callable[[int], Callable[..., np.ndarray] | None]:
     """The same for (K, C, C) transitions."""
-    x = per_duration.Tables(p)
+    x = per_duration.tables_of(p)
     value, kept = per_duration.forward(p, "log", True, None)
 
     def prepare(b: int) -> Callable[..., np.ndarray] | None:
@@ -122,7 +124,7 @@ def arguments_of(p: Potentials) -> tuple:
     return tuple(flat[:3]), tuple(flat[3:]), sizes, p.lengths.numpy()  # type: ignore[union-attr]
 
 
-def _kept_values(x: per_duration.Tables, b: int) -> tuple:
+def _kept_values(x: Any, b: int) -> tuple:
     """What :func:`follow` takes for (K, C, C) transitions, from the values that viterbi keeps."""
     L, K, C, labels, _ = sizes = x.sizes(b)
     rings, row = (np.full(K * C, -np.inf), np.full(K * C, -np.inf)), np.full(C, -np.inf)

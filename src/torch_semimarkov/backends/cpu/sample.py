@@ -151,7 +151,7 @@ def draw_pair(tables, place, sizes, scores, point):
 
 
 @compiled
-def walk_pairs(tables, end, sizes, b, stride, seed, samples, counts):
+def walk_pairs(tables, end, sizes, b, batch, seed, samples, counts):
     """Draw some samples of a sequence with (K, C, C) transitions.
 
     Args:
@@ -159,13 +159,13 @@ def walk_pairs(tables, end, sizes, b, stride, seed, samples, counts):
             transition, bias and start, which all share.
         end: (C,).
         sizes: as for the scan.
-        b, stride: the sequence and how many there are.
+        b, batch: the sequence, and how many there are.
         seed, samples, counts: as for :func:`walk`, and the result too.
     """
     L, K, _, labels, _ = sizes
     scores, found, filled = np.empty(K * labels), np.empty((3, 64), np.int64), 0
     for i in range(len(samples)):
-        keys, taken, begins = stream_of(seed, samples[i] * stride + b), 1, filled
+        keys, taken, begins = stream_of(seed, samples[i] * batch + b), 1, filled
         for c in range(labels):
             scores[c] = tables[2][(L - 1) * labels + c] + end[c]
         label, stop = draw(scores, labels, uniform(keys, 0)), L
