@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
 from torch_semimarkov.dispatch.queries import max_marginals, messages
 from torch_semimarkov.dispatch.registry import (
+    Stepper,
     available_backends,
     register_backend,
     unregister_backend,
@@ -15,6 +16,7 @@ from torch_semimarkov.dispatch.run import (
     log_partition,
     looks_clean,
     sample,
+    stepper,
     viterbi,
 )
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
@@ -22,6 +24,7 @@ from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out,
 __all__ = [
     "EDGE_OP",
     "Explanation",
+    "Stepper",
     "available_backends",
     "edge_composite",
     "edge_log_partition",
@@ -35,6 +38,7 @@ __all__ = [
     "messages",
     "register_backend",
     "sample",
+    "stepper",
     "unregister_backend",
     "use_backend",
     "viterbi",

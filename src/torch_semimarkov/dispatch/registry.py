@@ -7,8 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from torch import Generator, Tensor
 
 from torch_semimarkov.collector import paused_collector
@@ -138,6 +139,29 @@ class CompiledBackend(Backend, Protocol):
         self, p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor
     ) -> Tensor:
         """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
+        ...
+
+
+class Stepper(Protocol):
+    """The recurrence of one semiring, position by position; ``Stepper`` of a backend that streams.
+
+    States are the backend's own. Made from potentials of which only the shared terms are read.
+    """
+
+    def begin(self, label: int | None = None) -> Any:
+        """The state before the first position, or after a segment of this label with score 0."""
+        ...
+
+    def advance(self, states: Sequence[Any], terms: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Take (B, n, C) scores, start_scores and end_scores in; (n, B, C, width) codes."""
+        ...
+
+    def ends(self, state: Any, last: bool) -> tuple[np.ndarray, float]:
+        """(C,) score of all that ends here by its label, and a number to add to each."""
+        ...
+
+    def follow(self, codes: np.ndarray, first: int, b: int, walk: np.ndarray) -> np.ndarray:
+        """(3, N) starts, ends and labels, the last first, that begin among some positions."""
         ...
 
 

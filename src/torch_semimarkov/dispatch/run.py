@@ -14,6 +14,7 @@ from torch_semimarkov.dispatch import direct
 from torch_semimarkov.dispatch.registry import (
     CompiledBackend,
     CompositeBackend,
+    Stepper,
     is_imported,
     loaded,
 )
@@ -130,6 +131,11 @@ def sample(
 
         table, counts = sample_op(*tensors, seed, num_samples, chosen.NAME)
     return Segments(*table.unbind(0), counts)
+
+
+def stepper(p: Potentials, semiring: str, backend: str | None = None) -> Stepper:
+    """What takes the positions of sequences in, chunk by chunk, with the shared terms of ``p``."""
+    return choose("stream", p, semiring, backend).Stepper(p, semiring)  # type: ignore[attr-defined]
 
 
 def expectations(

@@ -28,6 +28,7 @@ from torch_semimarkov.functional.schemes import (
     transitions_from_names,
 )
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
+from torch_semimarkov.functional.stream import SemiMarkovStream
 
 __all__ = [
     "Constrained",
@@ -36,6 +37,7 @@ __all__ = [
     "Marginals",
     "MaxMarginals",
     "PosteriorDecoding",
+    "SemiMarkovStream",
     "ViterbiResult",
     "allowed_from_labels",
     "bio_transitions",

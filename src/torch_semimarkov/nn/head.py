@@ -23,6 +23,7 @@ from torch_semimarkov.functional.masks import (
     transition_mask,
 )
 from torch_semimarkov.nn.checks import (
+    check_settings,
     inside_lengths,
     require_finite,
     require_partition,
@@ -63,6 +64,9 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             all. :func:`torch_semimarkov.bio_transitions` and others give all three.
         min_duration: shortest duration, one for all labels or one a label; default 1.
         label_max_duration: longest duration of each label, <= max_duration.
+        tail: "geometric" lets segments be longer than K: each further position costs a learned
+            ``logsigmoid(tail_logit)`` < 0 of its label, at first K of them on average; not the
+            labels that ``label_max_duration`` limits below K. Default None: no longer ones.
         validate_args: look for NaN and Inf, check lengths and labels; default on CPU only.
 
     Raises:
@@ -95,10 +99,11 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         duration_mean: float | Sequence[float] | None = None,
         allowed_first: Tensor | Sequence[bool] | None = None,
         allowed_last: Tensor | Sequence[bool] | None = None,
+        tail: str | None = None,
         validate_args: bool | None = None,
     ):
         super().__init__()
-        _check_sizes(num_classes, max_duration, hidden_dim, boundary_scores)
+        check_settings((num_classes, max_duration, hidden_dim), boundary_scores, tail)
         if not edge_memory_threshold >= 0:
             raise ConfigError(f"edge_memory_threshold must be >= 0, got {edge_memory_threshold}")
         C, K = num_classes, max_duration
@@ -110,6 +115,8 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         self.transition = nn.Parameter(init_scale * torch.randn(C, C))
         self.start = nn.Parameter(torch.zeros(C))
         self.end = nn.Parameter(torch.zeros(C))
+        logit = torch.full((C,), float(K)).log()
+        self.tail_logit = nn.Parameter(logit) if tail == "geometric" else None
         width = hidden_dim or C
         self.projection = nn.Identity() if hidden_dim is None else nn.Linear(width, C)
         self.start_projection = nn.Linear(width, C) if boundary_scores else None
@@ -178,6 +185,8 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             "start": self.start,
             "end": self.end,
         }
+        if self.tail_logit is not None:
+            terms["tail"] = nn.functional.logsigmoid(self.tail_logit)
         if checked:
             for name, x in terms.items():
                 require_finite(name, x, _PARAMETER, allow_forbidden=True, axis="rows")
@@ -188,6 +197,8 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             "start": self.allowed_first,
             "end": self.allowed_last,
         }
+        if self.tail_logit is not None:
+            masks["tail"] = self.allowed_durations[-1]
         for name, allowed in masks.items():
             terms[name] = terms[name].masked_fill(~allowed, -torch.inf)
         return terms
@@ -333,11 +344,3 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             f"hidden must be {str(weights[0])[6:]} like the head's weights, got "
             f"{str(hidden.dtype)[6:]}; convert one of them, or use torch.autocast"
         )
-
-
-def _check_sizes(C: int, K: int, D: int | None, boundary_scores: bool) -> None:
-    for name, value in (("num_classes", C), ("max_duration", K), ("hidden_dim", D)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    if boundary_scores and D is None:
-        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")

@@ -26,6 +26,7 @@ class LikelihoodLoss:
     max_duration: int
     edge_memory_threshold: float
     allowed_durations: Tensor
+    tail_logit: Tensor | None
 
     def compute_loss(
         self,
@@ -109,4 +110,6 @@ class LikelihoodLoss:
             )
         row = torch.arange(1, self.max_duration + 1, device=labels.device)[:, None]
         longest = torch.where(self.allowed_durations.to(labels.device), row, 0).amax(0)
+        if self.tail_logit is not None:
+            longest[self.allowed_durations[-1].to(labels.device)] = max(labels.shape[1], len(row))
         return Segments.from_labels(labels, lengths, longest, long_runs)

@@ -16,6 +16,7 @@ from torch_semimarkov.backends.cpu import (
     gradient,
     partition,
     per_duration,
+    steps,
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
@@ -23,6 +24,7 @@ from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.queries import messages
+from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.vector_types import LANES
@@ -35,6 +37,7 @@ __all__ = [
     "NAME",
     "OPS",
     "SEMIRINGS",
+    "Stepper",
     "backward",
     "edge_backward",
     "edge_forward",
@@ -51,7 +54,15 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "kbest", "sample", "messages", "edge_log_partition")
+OPS = (
+    "log_partition",
+    "viterbi",
+    "kbest",
+    "sample",
+    "messages",
+    "stream",
+    "edge_log_partition",
+)
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -71,6 +82,7 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -94,8 +106,12 @@ def reasons_against(
         reasons.append("has no messages for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
-    if isinstance(potentials, Potentials) and potentials.tail is not None:
-        reasons.append("has no geometric tail")
+    if isinstance(potentials, Potentials):
+        if op == "stream" and potentials.per_duration:
+            reasons.append("has no stream with (K, C, C) transitions")
+        with_tail = ("viterbi", "stream")
+        if potentials.tail is not None and (op not in with_tail or potentials.per_duration):
+            reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -197,6 +213,8 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
     if potentials.per_duration:
         return per_duration.viterbi(potentials)
+    if potentials.tail is not None:
+        return steps.viterbi(potentials)
     p = potentials
     score, count = np.empty(p.B), np.empty(p.B, np.int64)
     table = np.empty((3, p.B, p.T), np.int64)
