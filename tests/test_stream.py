@@ -50,7 +50,10 @@ def test_chunks_give_what_the_whole_gives(backend, flags):
     )
     found = stream.finish()
     torch.testing.assert_close(found.scores, best.scores, **CLOSE)
-    assert found.segments.to_list() == best.segments.to_list()
+    torch.testing.assert_close(segment_score(found.segments, **inputs), best.scores, **CLOSE)
+    # segments forbidden here and there leave equally good ones, which rounding decides between
+    if flags != "forbidden":
+        assert found.segments.to_list() == best.segments.to_list()
 
 
 @pytest.mark.parametrize("flags", FLAGS)
@@ -109,7 +112,8 @@ def test_a_long_lag_gives_the_best_segmentation(flags):
         early = [segment for chunk in pushed for segment in chunk[b]]
         assert early, "nothing was final before the end"
         # segments forbidden here and there leave equally good ones, which rounding decides between
-        assert flags == "forbidden" or early + last.segments.to_list()[b] == whole
+        if flags != "forbidden":
+            assert early + last.segments.to_list()[b] == whole
     torch.testing.assert_close(last.scores, best.scores, **CLOSE)
 
 
