@@ -40,6 +40,7 @@ def kbest(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
     validate_args: bool | None = None,
 ) -> KBestResult:
@@ -49,8 +50,9 @@ def kbest(
     ones after it is fixed but not said. No two are the same. The result carries no gradient.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
-            validate_args: as in :func:`log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend, validate_args: as in :func:`log_partition`; with a tail, every duration up to T
+            takes a row of its own.
         k: how many, >= 1. A sequence that has fewer gets them all, scores of -inf and counts of 0
             for the rest, and a warning that names it.
 
@@ -79,8 +81,8 @@ def kbest(
         raise ShapeError(f"k must be an integer >= 1, got {k!r}")
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
-    )  # fmt: skip
+        start_scores=start_scores, end_scores=end_scores, tail=tail, validate_args=validate_args,
+    ).without_tail()  # fmt: skip
     with torch.no_grad() if needs_grad(p) else nullcontext():
         best, segments = dispatch.kbest(p, k, backend, result_dtype(scores))
     if not torch.compiler.is_compiling():
