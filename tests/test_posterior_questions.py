@@ -159,6 +159,11 @@ def test_with_a_tail_the_answers_are_those_of_a_very_long_bias():
         ts.partial_log_prob(**model, boundaries=known),
         ts.partial_log_prob(**spelt_out, boundaries=known),
     )
+    few = ts.kbest(**model, k=3)
+    assert few.segments == ts.kbest(**spelt_out, k=3).segments
+    spread = ts.SemiMarkovCRF(**model)
+    assert_close("log_prob", FLOAT64, spread.log_prob(few.segments)[0],
+                 ts.segment_log_prob(few.segments[0], **spelt_out))  # fmt: skip
     ended = ts.constrain(**model, max_duration=2)
     plain = {name: x for name, x in model.items() if name != "tail"}
     assert_close(

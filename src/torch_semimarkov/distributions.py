@@ -70,8 +70,8 @@ class SemiMarkovCRF(Distribution):
     (..., B) after :meth:`expand`. Counts of samples are of shape ``sample_shape + batch_shape``.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail, backend:
-            as in :func:`torch_semimarkov.log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend: as in :func:`torch_semimarkov.log_partition`.
         validate_args: check the values of the potentials, and of segments that come in; default on
             CPU only, and nowhere after ``Distribution.set_default_validate_args(False)``.
 
