@@ -70,8 +70,8 @@ class SemiMarkovCRF(Distribution):
     (..., B) after :meth:`expand`. Counts of samples are of shape ``sample_shape + batch_shape``.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend:
-            as in :func:`torch_semimarkov.log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend: as in :func:`torch_semimarkov.log_partition`.
         validate_args: check the values of the potentials, and of segments that come in; default on
             CPU only, and nowhere after ``Distribution.set_default_validate_args(False)``.
 
@@ -102,6 +102,7 @@ class SemiMarkovCRF(Distribution):
         end: Tensor | None = None,
         start_scores: Tensor | None = None,
         end_scores: Tensor | None = None,
+        tail: Tensor | None = None,
         backend: str | None = None,
         validate_args: bool | None = None,
     ) -> None:
@@ -109,7 +110,7 @@ class SemiMarkovCRF(Distribution):
             validate_args = Distribution._validate_args and wants_validation(None, scores.device)
         self.scores, self.transition, self.duration_bias = scores, transition, duration_bias
         self.start, self.end, self.lengths = start, end, lengths
-        self.start_scores, self.end_scores = start_scores, end_scores
+        self.start_scores, self.end_scores, self.tail = start_scores, end_scores, tail
         self.backend = backend
         gather(**self._terms(), validate_args=validate_args)
         super().__init__(scores.shape[:1], torch.Size(), validate_args=validate_args)

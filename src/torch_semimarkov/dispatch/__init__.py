@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
+from torch_semimarkov.dispatch.queries import max_marginals, messages
 from torch_semimarkov.dispatch.registry import (
     Stepper,
     available_backends,
@@ -34,6 +35,8 @@ __all__ = [
     "leave_out",
     "log_partition",
     "looks_clean",
+    "max_marginals",
+    "messages",
     "register_backend",
     "sample",
     "stepper",

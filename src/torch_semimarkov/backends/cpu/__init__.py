@@ -23,6 +23,7 @@ from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.queries import messages
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
@@ -50,6 +51,7 @@ __all__ = [
     "kbest",
     "kept_shape",
     "looks_clean",
+    "messages",
     "reasons_against",
     "sample",
     "tangent",
@@ -60,7 +62,10 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "tangent", "viterbi", "kbest", "sample", "stream", "edge_log_partition")
+OPS = (
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "stream",
+    "edge_log_partition",
+)  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -81,6 +86,7 @@ COSTS = {
         "O(T C + K C^2)",
         "none",
     ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -101,6 +107,8 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "messages" and getattr(potentials, "per_duration", False):
+        reasons.append("has no messages for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):

@@ -9,6 +9,7 @@ from torch_semimarkov.backends.reference.partition import (
     log_partition,
     tangent,
 )
+from torch_semimarkov.backends.reference.queries import max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.steps import Stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
@@ -18,8 +19,8 @@ from torch_semimarkov.semirings import SEMIRINGS
 NAME = "reference"
 COMPOSITE = True
 OPS = (
-    "log_partition", "tangent", "viterbi", "kbest", "sample", "stream", "edge_log_partition",
-    "edge_tree", "edge_pair",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "max_marginals", "stream",
+    "edge_log_partition", "edge_tree", "edge_pair",
 )  # fmt: skip
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
@@ -42,6 +43,9 @@ COSTS = {
         "O(T K C + K C^2)",
         "none",
     ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
@@ -53,6 +57,8 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     reasons = []
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "max_marginals" and potentials.per_duration:
+        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
@@ -74,6 +80,8 @@ __all__ = [
     "edge_log_partition",
     "kbest",
     "log_partition",
+    "max_marginals",
+    "messages",
     "reasons_against",
     "sample",
     "tangent",
