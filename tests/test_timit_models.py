@@ -2,61 +2,23 @@
 
 import json
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from timit_cases import write_timit
+from timit_cases import PHONES, compared, job_of, made_data
 
 from torch_semimarkov.data import Record, collate
 from torch_semimarkov.errors import ConfigError, UnsupportedError
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.segments import Segments
-from torch_semimarkov.training import Predictor, TrainConfig, load_model
+from torch_semimarkov.training import Predictor, load_model
 
-phone_compare = pytest.importorskip("phone_compare")
 phone_data = pytest.importorskip("phone_data")
 phone_models = pytest.importorskip("phone_models")
 phone_scores = pytest.importorskip("phone_scores")
 phone_training = pytest.importorskip("phone_training")
-timit_phoneme = pytest.importorskip("timit_phoneme")
-
-PHONES = ("aa", "iy", "s", "sil")
-TINY = {"hidden_dim": 8, "num_layers": 1, "epochs": 3, "batch_size": 4, "lr": 0.01, "threads": 1}
-
-
-def made_data(folder, count=12):
-    """A folder as preprocess writes it, without any audio: each phone lifts a feature."""
-    rng = np.random.default_rng(0)
-    (folder / "records").mkdir(parents=True)
-    rows = []
-    for i in range(count):
-        spans, at = [], 0
-        for label in [3, *rng.permutation(3).tolist(), 3]:
-            end = at + int(rng.integers(3, 8))
-            spans.append((at, end, label))
-            at = end
-        labels = np.concatenate([[label] * (end - start) for start, end, label in spans])
-        features = np.eye(4)[labels] + rng.normal(0, 0.2, (at, 4))
-        np.savez(
-            folder / "records" / f"u{i}.npz", features=features, segments=np.asarray(spans),
-            label_names=np.asarray(PHONES), sample_rate=np.asarray(100.0),
-        )  # fmt: skip
-        rows.append(
-            {"name": f"u{i}", "folder": "f", "words": f"w{i}", "part": None, "seconds": at / 100}
-        )
-    scored = {**{name: name for name in PHONES}, "iy": "aa"}
-    manifest = phone_data.Manifest(PHONES, scored, 100.0, {"kind": "made"}, rows)
-    phone_data.write_manifest(folder, manifest)
-    return folder
-
-
-def job_of(data, output, model="semicrf", backend="auto", log_every=0, **changes):
-    config = TrainConfig(head=phone_models.HEADS[model], **{**TINY, **changes})
-    return phone_training.Job(data, output, model, config, backend, log_every)
 
 
 def trained(job, **how):
@@ -147,7 +109,8 @@ def test_a_model_learns_and_its_folder_serves_the_library(model, tmp_path):
         pytest.importorskip("torchcrf")
     job = job_of(made_data(tmp_path / "data"), tmp_path / "run", model, epochs=25)
     _, went, lines = trained(job)
-    losses = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    losses = [json.loads(line) for line in log]
     assert went["validation_loss"] < losses[0]["validation_loss"] and went["seconds"] > 0
     assert any(line.startswith(f"{model}, ") for line in lines)
     saved = load_model(tmp_path / "run")
@@ -184,9 +147,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(model, tmp_path):
         if line.startswith("epoch 2, batch 1"):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(
-        KeyboardInterrupt, match=r"stopped in epoch 2, after 2 batches; .* is written"
-    ):
+    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2, after 2 batches"):
         phone_training.train_model(job, phone_training.load_data(job), stop)
     assert not (tmp_path / "run" / "config.json").exists()
     _, went, lines = trained(job, resume=True)
@@ -273,136 +234,3 @@ def test_expected_durations_are_those_of_the_posterior():
         rtol=1e-4,
         atol=1e-5,
     )
-
-
-# Comparison
-
-
-def compared(job, runs, seeds=(0, 1), models=phone_models.MODELS, **asked):
-    lines = []
-    comparison = phone_compare.Comparison(job, models, seeds, runs, **asked)
-    return phone_compare.compare(comparison, lines.append), lines
-
-
-def untimed(rows):
-    """The rows without what the clock has a say in."""
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
-
-
-def test_a_comparison_writes_all_files_and_trains_nothing_twice(tmp_path):
-    pytest.importorskip("torchcrf")
-    pytest.importorskip("matplotlib")
-    job = job_of(made_data(tmp_path / "data"), tmp_path, epochs=2, max_duration=8)
-    files = {
-        "output_json": tmp_path / "all.json", "plot_dir": tmp_path / "plots",
-        "export_duration": tmp_path / "durations.json",
-    }  # fmt: skip
-    rows, lines = compared(job, tmp_path / "runs", **files)
-    assert [(row["model"], row["seed"]) for row in rows] == [
-        (model, seed) for seed in (0, 1) for model in phone_models.MODELS
-    ]
-    content = json.loads(files["output_json"].read_text())
-    assert content["runs"] == rows and [r["seeds"] for r in content["summary"]] == [2, 2, 2]
-    durations = json.loads(files["export_duration"].read_text())["models"]
-    assert "expected" in durations["semicrf"] and "expected" not in durations["linear"]
-    pictures = {path.name for path in files["plot_dir"].iterdir()}
-    assert pictures == {"scores.png", "utterance.png", "durations-semicrf.png"}
-    assert sum(line.startswith("training ") for line in lines) == 6
-    again, lines = compared(job, tmp_path / "runs")
-    assert untimed(again) == untimed(rows)
-    assert not any(line.startswith("training ") for line in lines)
-    other = job_of(tmp_path / "data", tmp_path, epochs=2, max_duration=8, hidden_dim=4)
-    with pytest.raises(ConfigError, match="hidden_dim was 8, is 4; choose another --runs-dir"):
-        compared(other, tmp_path / "runs")
-
-
-def test_a_stopped_comparison_goes_on_to_the_same_table(tmp_path, monkeypatch):
-    job = job_of(made_data(tmp_path / "data"), tmp_path, log_every=1)
-    models = ("semicrf", "linear")
-    whole, _ = compared(job, tmp_path / "whole", seeds=(0,), models=models)
-    comparison = phone_compare.Comparison(job, models, (0,), tmp_path / "runs")
-    seen = []
-
-    def stop(line):
-        seen.append(line)
-        if line.startswith("epoch 2, batch 1") and "training linear-seed0" in seen:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt, match="stopped in epoch 2"):
-        phone_compare.compare(comparison, stop)
-    rows, lines = compared(job, tmp_path / "runs", seeds=(0,), models=models)
-    assert "resumed in epoch 2, after 2 batches" in lines
-    assert [line for line in lines if line.startswith("training ")] == ["training linear-seed0"]
-    assert untimed(rows) == untimed(whole)
-
-
-# Commands
-
-
-def run(capsys, *arguments):
-    """Exit code, output and errors of a command."""
-    with pytest.raises(SystemExit) as stop:
-        timit_phoneme.cli.main([str(argument) for argument in arguments])
-    return stop.value.code, *capsys.readouterr()
-
-
-def test_the_commands_lead_from_timit_to_a_table(tmp_path, capsys, monkeypatch):
-    for name in ("soundfile", "librosa"):
-        pytest.importorskip(name, reason="needs the extra speech")
-    source, data = write_timit(tmp_path / "timit"), tmp_path / "data"
-    code, out, err = run(
-        capsys, "preprocess", "--timit-dir", source, "--output-dir", data, "--feature-type", "mfcc",
-        "--n-mfcc", 5, "--n-mels", 20,
-    )  # fmt: skip
-    assert code == 0 and "12 records" in out, err
-    tiny = ["--data-dir", data, "--hidden-dim", 8, "--num-layers", 1, "--epochs", 2, "--threads", 1]
-    code, out, err = run(
-        capsys, "train", *tiny, "--model", "semicrf", "--max-duration", 12, "--backend", "reference",
-        "--no-triton", "--crf-reg", 0.01, "--fixed-length", 20, "--log-every", 1, "--batch-size", 4,
-        "--lr", 0.01,
-    )  # fmt: skip
-    assert code == 0 and "epoch 1, batch 1: loss" in out and "best epoch" in out, err
-    assert load_model(data / "runs" / "semicrf-seed0").model.max_duration == 12
-    code, out, err = run(
-        capsys, "compare", *tiny, "--models", "linear", "--seeds", 0, "--output-json",
-        tmp_path / "t.json",
-    )  # fmt: skip
-    assert code == 0 and "PER %" in out, err
-    row = json.loads((tmp_path / "t.json").read_text())["runs"][0]
-    assert row["test_records"] == 3 and 0 <= row["phone_error_rate"] < 2
-
-
-def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, capsys):
-    code, out, err = run(capsys, "train", "--data-dir", tmp_path, "--model", "linear")
-    assert code == 2 and err.count("\n") == 1 and "manifest.json: missing: run preprocess" in err
-    made_data(tmp_path / "data")
-    code, out, err = run(
-        capsys, "train", "--data-dir", tmp_path / "data", "--model", "linear", "--max-duration", 5
-    )
-    assert code == 2 and "--max-duration has no effect on --model linear" in err
-    code, out, err = run(capsys, "train", "--data-dir", tmp_path, "--model", "hmm")
-    assert code == 2 and "hmm" in err
-    code, out, err = run(
-        capsys, "compare", "--data-dir", tmp_path / "data", "--output-json", tmp_path / "no" / "a"
-    )
-    assert code == 2 and "cannot be written" in err
-
-
-def test_help_needs_no_library_of_the_extra():
-    folder = Path(timit_phoneme.__file__)
-    hide = "import sys; sys.modules.update(soundfile=None, librosa=None, praatio=None)\n"
-    code = f"{hide}sys.argv = ['x', 'preprocess', '--help']\n"
-    code += f"sys.path.insert(0, {str(folder.parent)!r})\n"
-    code += f"exec(compile(open({str(folder)!r}).read(), 'x', 'exec'), {{'__name__': '__main__'}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0 and "--feature-type" in done.stdout, done.stderr
-
-
-def test_without_the_extra_preprocess_says_what_to_install(tmp_path, capsys, monkeypatch):
-    (tmp_path / "a.wav").write_bytes(b"")
-    (tmp_path / "a.phn").write_text("0 1 s")
-    monkeypatch.setitem(sys.modules, "soundfile", None)
-    code, _, err = run(
-        capsys, "preprocess", "--timit-dir", tmp_path, "--output-dir", tmp_path / "out"
-    )
-    assert code == 2 and "pip install torch_semimarkov[speech]" in err

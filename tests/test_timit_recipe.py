@@ -1,26 +1,23 @@
 """The speech recipe, from files to records: TIMIT's layout, TextGrids, audio, and what is wrong."""
 
-import json
 import shutil
-from itertools import chain
 
 import numpy as np
 import pytest
 from timit_cases import (
+    REASON,
     SPOKEN,
     phn_text,
+    prepared,
     textgrid_text,
-    varied,
     write_audio,
     write_timit,
     write_utterance,
-    write_words,
 )
 
 from torch_semimarkov.data import read_npz
 from torch_semimarkov.errors import ConfigError, FileFormatError, SegmentError
 
-REASON = "needs the extra speech: pip install torch_semimarkov[speech]"
 soundfile = pytest.importorskip("soundfile", reason=REASON)
 pytest.importorskip("librosa", reason=REASON)
 pytest.importorskip("praatio", reason=REASON)
@@ -34,13 +31,6 @@ phone_preprocess = pytest.importorskip("phone_preprocess")
 phone_sets = pytest.importorskip("phone_sets")
 
 MEL = phone_audio.FeatureSettings("mel")
-
-
-def prepare(source, output, features=MEL, overwrite=False, **options):
-    """The manifest, and the lines that were reported."""
-    lines = []
-    job = phone_preprocess.Preprocessing(source, output, features, **options)
-    return phone_preprocess.preprocess(job, lines.append, overwrite=overwrite), lines
 
 
 def record(folder, name):
@@ -71,7 +61,7 @@ def test_the_test_and_development_speakers_are_24_and_50_different_ones():
 
 
 def test_timit_is_parted_by_its_speakers_and_the_sa_sentences_are_left_out(tmp_path):
-    manifest, lines = prepare(write_timit(tmp_path / "timit"), tmp_path / "out")
+    manifest, lines = prepared(write_timit(tmp_path / "timit"), tmp_path / "out")
     parts = phone_data.parts_of(manifest, "word", seed=0)
     assert parts == {
         "train": [f"dr{i}-{s}-sx{k}" for i, s in ((1, "fcjf0"), (2, "marc0")) for k in range(3)],
@@ -93,7 +83,7 @@ def test_the_full_test_set_takes_the_other_speakers_of_test(tmp_path):
 
 def test_without_development_speakers_some_of_train_are_taken(tmp_path):
     shutil.rmtree(write_timit(tmp_path / "timit") / "TEST" / "DR1" / "FAKS0")
-    manifest, _ = prepare(tmp_path / "timit", tmp_path / "out")
+    manifest, _ = prepared(tmp_path / "timit", tmp_path / "out")
     parts = phone_data.parts_of(manifest, "word", seed=0)
     speakers = {part: {name.split("-")[1] for name in names} for part, names in parts.items()}
     assert len(speakers["train"]) == len(speakers["validation"]) == 1
@@ -111,7 +101,7 @@ def test_a_copy_that_was_converted_to_riff_counts_once(tmp_path):
 def test_sphere_and_riff_give_the_same_record(tmp_path):
     for kind in ("WAV", "NIST"):
         write_utterance(tmp_path / kind, "a", kind=kind)
-        prepare(tmp_path / kind, tmp_path / f"{kind}-out")
+        prepared(tmp_path / kind, tmp_path / f"{kind}-out")
     one, two = (record(tmp_path / f"{kind}-out", "a") for kind in ("WAV", "NIST"))
     assert (one.features == two.features).all() and one.segments == two.segments
 
@@ -125,7 +115,7 @@ def test_a_textgrid_and_a_phn_file_give_the_same_segments(tmp_path):
         (tmp_path / encoding / "a.TextGrid").write_text(text, encoding=encoding)
     found = []
     for name in ("phn", "utf-8", "utf-16"):
-        manifest, _ = prepare(tmp_path / name, tmp_path / f"{name}-out")
+        manifest, _ = prepared(tmp_path / name, tmp_path / f"{name}-out")
         found.append(record(tmp_path / f"{name}-out", "a").segments)
     assert manifest.utterances[0]["words"] == "word"
     assert found[0] == found[1] == found[2]
@@ -139,14 +129,14 @@ def test_two_spellings_of_a_letter_are_one_phone(tmp_path):
         rows = [(0.0, 0.1, ""), (0.1, 0.3, phone)]
         write_audio(tmp_path / "in" / f"{i}.wav", rows)
         (tmp_path / "in" / f"{i}.TextGrid").write_text(textgrid_text(rows, "w"), encoding="utf-8")
-    manifest, _ = prepare(tmp_path / "in", tmp_path / "out")
+    manifest, _ = prepared(tmp_path / "in", tmp_path / "out")
     assert manifest.phones == ("sil", "\u1ebd")
 
 
 def test_a_glottal_stop_goes_to_the_phone_before_it(tmp_path):
     rows = [(0.0, 0.1, "q"), (0.1, 0.2, "aa"), (0.2, 0.3, "q"), (0.3, 0.4, "s")]
     write_utterance(tmp_path / "in", "a", rows)
-    prepare(tmp_path / "in", tmp_path / "out")
+    prepared(tmp_path / "in", tmp_path / "out")
     assert record(tmp_path / "out", "a").segments == ((0, 30, "aa"), (30, 40, "s"))
 
 
@@ -186,8 +176,8 @@ def test_the_kinds_of_features_have_the_sizes_asked_for():
 def test_audio_at_another_rate_is_resampled_and_its_labels_with_it(tmp_path):
     for rate in (16000, 44100):
         write_utterance(tmp_path / str(rate), "a", rate=rate)
-    _, quiet = prepare(tmp_path / "16000", tmp_path / "one")
-    _, lines = prepare(tmp_path / "44100", tmp_path / "two")
+    _, quiet = prepared(tmp_path / "16000", tmp_path / "one")
+    _, lines = prepared(tmp_path / "44100", tmp_path / "two")
     one, two = record(tmp_path / "one", "a"), record(tmp_path / "two", "a")
     assert one.segments == two.segments and one.features.shape == two.features.shape
     loudest = [found.features[12:38].argmax(1) for found in (one, two)]
@@ -199,7 +189,7 @@ def test_audio_at_another_rate_is_resampled_and_its_labels_with_it(tmp_path):
 def test_audio_at_a_lower_rate_says_what_is_missing(tmp_path):
     write_utterance(tmp_path / "in", "a", rate=8000)
     with pytest.warns(UserWarning, match="nothing above 4000 Hz.*pass --sample-rate 8000"):
-        prepare(tmp_path / "in", tmp_path / "out")
+        prepared(tmp_path / "in", tmp_path / "out")
 
 
 # What is wrong
@@ -272,20 +262,20 @@ def test_what_cannot_be_used_is_named_with_file_and_line_and_nothing_is_written(
     (tmp_path / "in").mkdir()
     write(tmp_path / "in")
     with pytest.raises((SegmentError, FileFormatError), match=message):
-        prepare(tmp_path / "in", tmp_path / "out")
+        prepared(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_phone_of_a_textgrid_is_named_where_timit_is_asked_for(tmp_path):
     write_textgrid(tmp_path, [(0, 0.2, "aa"), (0.2, 0.5, "ɾ")])
     with pytest.raises(SegmentError, match=r"a\.TextGrid:29: unknown phone 'ɾ'"):
-        prepare(tmp_path, tmp_path / "out", phone_set="timit")
+        prepared(tmp_path, tmp_path / "out", phone_set="timit")
 
 
 def test_an_unknown_tier_lists_those_that_are_there(tmp_path):
     write_textgrid(tmp_path, [(0, 0.5, "a")])
     with pytest.raises(SegmentError, match=r"no tier 'Phonetic'; .* from words, phones"):
-        prepare(tmp_path, tmp_path / "out", tier="Phonetic")
+        prepared(tmp_path, tmp_path / "out", tier="Phonetic")
 
 
 def test_every_broken_file_is_named_at_once_or_left_out_on_request(tmp_path):
@@ -293,10 +283,10 @@ def test_every_broken_file_is_named_at_once_or_left_out_on_request(tmp_path):
     write_utterance(tmp_path / "in", "bad1").write_text("0 10 xx\n")
     write_utterance(tmp_path / "in", "bad2").unlink()
     with pytest.raises(SegmentError) as caught:
-        prepare(tmp_path / "in", tmp_path / "out")
+        prepared(tmp_path / "in", tmp_path / "out")
     assert "2 of 3 cannot be used" in str(caught.value)
     assert "bad1.PHN:1" in str(caught.value) and "bad2.WAV" in str(caught.value)
-    manifest, lines = prepare(tmp_path / "in", tmp_path / "out", skip_broken=True)
+    manifest, lines = prepared(tmp_path / "in", tmp_path / "out", skip_broken=True)
     assert [u["name"] for u in manifest.utterances] == ["good"]
     assert sum(line.startswith("left out: ") for line in lines) == 2
 
@@ -306,7 +296,7 @@ def test_every_broken_file_is_named_at_once_or_left_out_on_request(tmp_path):
 
 def test_a_stopped_preprocess_goes_on_and_computes_nothing_twice(tmp_path, monkeypatch):
     source = write_timit(tmp_path / "timit")
-    prepare(source, tmp_path / "whole")
+    prepared(source, tmp_path / "whole")
     real, calls = phone_preprocess.compute_features, []
 
     def counted(*args):
@@ -317,12 +307,12 @@ def test_a_stopped_preprocess_goes_on_and_computes_nothing_twice(tmp_path, monke
 
     monkeypatch.setattr(phone_preprocess, "compute_features", counted)
     with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "out")
+        prepared(source, tmp_path / "out")
     written = sorted((tmp_path / "out" / "records").iterdir())
     assert len(written) == 3  # no draft is left of the fourth
     with pytest.raises(FileFormatError, match=r"manifest\.json: missing: run preprocess"):
         phone_data.read_manifest(tmp_path / "out")
-    _, lines = prepare(source, tmp_path / "out")
+    _, lines = prepared(source, tmp_path / "out")
     assert len(calls) == 4 + 9 and "12 records (3 were there)" in lines[-1]
     for path in sorted((tmp_path / "whole" / "records").iterdir()):
         assert path.read_bytes() == (tmp_path / "out" / "records" / path.name).read_bytes()
@@ -331,60 +321,25 @@ def test_a_stopped_preprocess_goes_on_and_computes_nothing_twice(tmp_path, monke
 def test_a_changed_label_file_changes_its_record_only(tmp_path):
     labels = write_utterance(tmp_path / "in", "a")
     write_utterance(tmp_path / "in", "b")
-    before, _ = prepare(tmp_path / "in", tmp_path / "out")
+    before, _ = prepared(tmp_path / "in", tmp_path / "out")
     labels.write_text(phn_text([(0.0, 0.3, "aa"), (0.3, 0.5, "h#")]))
-    after, lines = prepare(tmp_path / "in", tmp_path / "out")
+    after, lines = prepared(tmp_path / "in", tmp_path / "out")
     assert "(1 were there)" in lines[-1] and before.digest() != after.digest()
     assert record(tmp_path / "out", "a").segments == ((0, 30, "aa"), (30, 50, "sil"))
 
 
 def test_records_of_other_settings_are_replaced_on_request_only(tmp_path):
     write_utterance(tmp_path / "in", "a")
-    prepare(tmp_path / "in", tmp_path / "out")
+    prepared(tmp_path / "in", tmp_path / "out")
     mfcc = phone_audio.FeatureSettings("mfcc")
     with pytest.raises(ConfigError, match=r"other settings \(kind was 'mel', is 'mfcc'\)"):
-        prepare(tmp_path / "in", tmp_path / "out", mfcc)
+        prepared(tmp_path / "in", tmp_path / "out", mfcc)
     assert record(tmp_path / "out", "a").num_features == 40
-    prepare(tmp_path / "in", tmp_path / "out", mfcc, overwrite=True)
+    prepared(tmp_path / "in", tmp_path / "out", mfcc, overwrite=True)
     assert record(tmp_path / "out", "a").num_features == 39
     (tmp_path / "out" / "settings.json").unlink()
     with pytest.raises(ConfigError, match="nothing tells the settings of"):
-        prepare(tmp_path / "in", tmp_path / "out")
-
-
-# Parts
-
-
-def test_no_word_is_in_two_parts_and_the_seed_draws_them(tmp_path):
-    words = [f"word{i // 2}" for i in range(24)]  # each word once in each of two folders
-    manifest, _ = prepare(write_words(tmp_path / "in", words), tmp_path / "out")
-    said = {u["name"]: (u["folder"], u["words"]) for u in manifest.utterances}
-    draws = [phone_data.parts_of(manifest, "word", seed) for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
-    for parts in draws:
-        assert sorted(chain(*parts.values())) == sorted(said)
-        held = [{said[name] for name in names} for names in parts.values()]
-        assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
-        assert len(parts["test"]) == 6 and len(parts["validation"]) == 4
-    with pytest.raises(ConfigError, match="2 different values of folder are too few"):
-        phone_data.parts_of(manifest, "folder", 0)
-
-
-def test_records_without_words_are_not_split_by_word(tmp_path):
-    for i in range(6):
-        write_utterance(tmp_path / "in", f"u{i}", varied(np.random.default_rng(i)))
-    manifest, _ = prepare(tmp_path / "in", tmp_path / "out")
-    with pytest.raises(ConfigError, match="'u0' has no words to split by"):
-        phone_data.parts_of(manifest, "word", 0)
-    assert len(phone_data.parts_of(manifest, "file", 0)["train"]) == 3
-
-
-def test_a_damaged_manifest_is_named(tmp_path):
-    path = tmp_path / "manifest.json"
-    for content in ("{", "[]", json.dumps({"format": "other"})):
-        path.write_text(content)
-        with pytest.raises(FileFormatError, match=r"manifest\.json"):
-            phone_data.read_manifest(tmp_path)
+        prepared(tmp_path / "in", tmp_path / "out")
 
 
 # Real files
@@ -395,7 +350,7 @@ def test_three_sentences_of_timit_and_seven_of_emu_are_read(real_data, tmp_path)
     data = real_data("speech_small")
     speaker = tmp_path / "timit" / "TRAIN" / "DR1" / "FVMH0"
     shutil.copytree(data / "timit_nltk_3utt" / "dr1-fvmh0", speaker)
-    manifest, _ = prepare(tmp_path / "timit", tmp_path / "one", keep_sa=True)
+    manifest, _ = prepared(tmp_path / "timit", tmp_path / "one", keep_sa=True)
     assert [u["part"] for u in manifest.utterances] == ["train"] * 3
     first = record(tmp_path / "one", "dr1-fvmh0-sa1")
     rows = phone_labels.read_phn(speaker / "sa1.phn", 16000.0)
@@ -407,7 +362,7 @@ def test_three_sentences_of_timit_and_seven_of_emu_are_read(real_data, tmp_path)
         if file.suffix in (".wav", ".TextGrid"):
             (tmp_path / "emu").mkdir(exist_ok=True)
             shutil.copy(file, tmp_path / "emu" / file.name)
-    manifest, lines = prepare(tmp_path / "emu", tmp_path / "two", tier="Phonetic")
+    manifest, lines = prepared(tmp_path / "emu", tmp_path / "two", tier="Phonetic")
     assert len(manifest.utterances) == 7 and len(manifest.phones) == 46
     assert "7 recordings at 20000 Hz are resampled to 16000 Hz" in lines
     assert manifest.utterances[0]["words"]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from torch_semimarkov.training import TrainConfig
+
 RATE = 16000
+REASON = "needs the extra speech: pip install torch_semimarkov[speech]"
 TONES = {"h#": 0.0, "aa": 300.0, "iy": 900.0, "s": 4000.0, "hv": 1600.0, "q": 0.0, "dcl": 100.0}
 Row = tuple[float, float, str]
 # Seconds; the boundaries lie on positions of 10 ms.
@@ -98,3 +102,75 @@ def write_words(root: Path, words: Sequence[str], rate: int = RATE) -> Path:
         write_audio(folder / f"w{i}.wav", rows, rate)
         (folder / f"w{i}.TextGrid").write_text(textgrid_text(rows, word), encoding="utf-8")
     return root
+
+
+def prepared(
+    source: Path, output: Path, features: Any = None, overwrite: bool = False, **options: Any
+) -> tuple[Any, list[str]]:
+    """The manifest of a corpus that was preprocessed, and the lines that were reported."""
+    from phone_audio import FeatureSettings
+    from phone_preprocess import Preprocessing, preprocess
+
+    lines: list[str] = []
+    job = Preprocessing(source, output, features or FeatureSettings("mel"), **options)
+    return preprocess(job, lines.append, overwrite=overwrite), lines
+
+
+# Records without any audio
+
+
+MODELS = ("semicrf", "linear", "pytorch-crf")
+PHONES = ("aa", "iy", "s", "sil")
+TINY = {"hidden_dim": 8, "num_layers": 1, "epochs": 3, "batch_size": 4, "lr": 0.01, "threads": 1}
+
+
+def made_data(folder: Path, count: int = 12) -> Path:
+    """A folder as preprocess writes it, without any audio: each phone lifts a feature."""
+    import phone_data
+
+    rng = np.random.default_rng(0)
+    (folder / "records").mkdir(parents=True)
+    rows = []
+    for i in range(count):
+        spans, at = [], 0
+        for label in [3, *rng.permutation(3).tolist(), 3]:
+            end = at + int(rng.integers(3, 8))
+            spans.append((at, end, label))
+            at = end
+        labels = np.concatenate([[label] * (end - start) for start, end, label in spans])
+        features = np.eye(4)[labels] + rng.normal(0, 0.2, (at, 4))
+        np.savez(
+            folder / "records" / f"u{i}.npz", features=features, segments=np.asarray(spans),
+            label_names=np.asarray(PHONES), sample_rate=np.asarray(100.0),
+        )  # fmt: skip
+        rows.append(
+            {"name": f"u{i}", "folder": "f", "words": f"w{i}", "part": None, "seconds": at / 100}
+        )
+    scored = {**{name: name for name in PHONES}, "iy": "aa"}
+    manifest = phone_data.Manifest(PHONES, scored, 100.0, {"kind": "made"}, rows)
+    phone_data.write_manifest(folder, manifest)
+    return folder
+
+
+def job_of(
+    data: Path, output: Path, model: str = "semicrf", backend: str = "auto", log_every: int = 0,
+    **changes: Any,
+) -> Any:  # fmt: skip
+    """A job of training a tiny model."""
+    import phone_models
+    import phone_training
+
+    config = TrainConfig(head=phone_models.HEADS[model], **{**TINY, **changes})
+    return phone_training.Job(data, output, model, config, backend, log_every)
+
+
+def compared(
+    job: Any, runs: Path, seeds: Sequence[int] = (0, 1), models: Sequence[str] = MODELS,
+    **asked: Any,
+) -> tuple[list[dict], list[str]]:  # fmt: skip
+    """The rows of a comparison, and the lines that were reported."""
+    import phone_compare
+
+    lines: list[str] = []
+    comparison = phone_compare.Comparison(job, models, seeds, runs, **asked)
+    return phone_compare.compare(comparison, lines.append), lines
