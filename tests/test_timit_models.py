@@ -95,9 +95,9 @@ def test_without_pytorch_crf_its_model_says_what_to_install(monkeypatch, tmp_pat
     [("linear", "--max-duration"), ("pytorch-crf", "--backend"), ("pytorch-crf", "--no-triton")],
 )
 def test_a_flag_without_effect_on_a_model_is_refused(model, flag):
-    phone_models.refuse_unused("semicrf", [flag])
-    with pytest.raises(ConfigError, match=f"{flag} has no effect on --model {model}"):
-        phone_models.refuse_unused(model, [flag])
+    phone_models.refuse_unused(("semicrf", model), [flag])
+    with pytest.raises(ConfigError, match=f"{flag} has no effect on {model}"):
+        phone_models.refuse_unused((model,), [flag])
 
 
 # Training

@@ -26,6 +26,7 @@ from torch_semimarkov.errors import ConfigError, FileFormatError, UnsupportedErr
 from torch_semimarkov.metrics import format_table
 from torch_semimarkov.nn.routes import triton_or_not
 from torch_semimarkov.training.folder import METRICS, remove_run, versions, write_json
+from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.run import cpu_threads
 
 # Column of the table -> (number of a run, factor).
@@ -116,7 +117,7 @@ def _run(
         saved, _ = train_model(job, data, report, resume=can_resume(job))
     went = read_metrics(job.output)
     with cpu_threads(job.config.threads), triton_or_not(job.config.triton):
-        model = wrap(job.model, saved.model, job.backend)
+        model = wrap(job.model, saved.model, job.backend).to(pick_device(job.config.device))
         decoded = decode(model, data.parts["test"], data.manifest)
         expected = None
         if has_durations(job.model):

@@ -139,17 +139,18 @@ def wrap(name: str, model: SegmentationModel, backend: str = "auto") -> OnBacken
     return PeerCRF(model) if name == PEER else OnBackend(model, backend)
 
 
-def refuse_unused(name: str, given: Sequence[str]) -> None:
-    """Complain of flags that have no meaning for a model.
+def refuse_unused(models: Sequence[str], given: Sequence[str]) -> None:
+    """Complain of flags that have no meaning for any of the models.
 
     Args:
-        name: the model.
+        models: names of the models.
         given: the flags that were set.
 
     Raises:
         ConfigError: one of them would have no effect.
     """
     foreign = {PEER: ("--max-duration", "--no-triton", "--backend"), LINEAR: ("--max-duration",)}
-    unused = [flag for flag in given if flag in foreign.get(name, ())]
+    unused = [flag for flag in given if all(flag in foreign.get(name, ()) for name in models)]
     if unused:
-        raise ConfigError(f"{', '.join(unused)} has no effect on --model {name}; leave it out")
+        names = ", ".join(models)
+        raise ConfigError(f"{', '.join(unused)} has no effect on {names}; leave it out")

@@ -132,8 +132,9 @@ def expected_durations(
         For each scored phone K numbers, that of d positions in place d - 1.
     """
     head, total = model.head, None
+    device = next(model.parameters()).device
     for record in records:
-        batch = collate([record])
+        batch = collate([record]).to(device)
         found = head.marginals(model.hidden(batch.features, batch.lengths), batch.lengths)
         total = found.durations if total is None else total + found.durations
     if total is None:

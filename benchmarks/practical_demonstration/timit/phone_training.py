@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from phone_data import Manifest, load_records, parts_of, read_manifest
-from phone_models import HEADS, SEMI_CRF, OnBackend, PeerCRF, refuse_unused, wrap
+from phone_models import HEADS, SEMI_CRF, OnBackend, PeerCRF, wrap
 
 from torch_semimarkov.data import LabelVocabulary, Record
 from torch_semimarkov.errors import ConfigError
@@ -94,7 +94,6 @@ def train_model(
     report: Callable[[str], None],
     *,
     resume: bool = False,
-    given: tuple[str, ...] = (),
 ) -> tuple[SavedModel, dict[str, Any]]:
     """Train and save; Ctrl-C leaves a checkpoint, from which ``resume`` goes on.
 
@@ -103,12 +102,10 @@ def train_model(
         data: the records.
         report: takes one line of text at a time.
         resume: go on from the checkpoint in the output folder.
-        given: flags that were set, to complain of those without a meaning.
 
     Returns:
         The model, and how training went: losses, epochs, seconds.
     """
-    refuse_unused(job.model, given)
     if job.model not in HEADS:
         raise ConfigError(f"model must be one of {', '.join(HEADS)}, got {job.model!r}")
     config, training, held_out = job.config, data.parts["train"], data.parts["validation"]

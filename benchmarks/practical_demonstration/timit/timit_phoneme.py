@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from phone_models import BACKENDS, HEADS, MODELS
+from phone_models import BACKENDS, HEADS, MODELS, refuse_unused
 
 from torch_semimarkov.cli.group import Commands
 from torch_semimarkov.training import TrainConfig
@@ -163,11 +163,12 @@ def train_command(
     from phone_training import Job, check_output, load_data, train_model
 
     config, flags = config_of({**given, "head": HEADS[model]})
+    refuse_unused((model,), flags)
     output = output_dir or data_dir / "runs" / f"{model}-seed{config.seed}"
     chosen = {name: given[name] for name in ("backend", "log_every", "split_by")}
     job = Job(data_dir, output, model, config, **chosen)
     check_output(job, resume, overwrite)
-    _, went = train_model(job, load_data(job), click.echo, resume=resume, given=flags)
+    _, went = train_model(job, load_data(job), click.echo, resume=resume)
     click.echo(
         f"best epoch {went['best_epoch']} of {went['epochs']}, validation loss "
         f"{went['validation_loss']:.4f}, {went['seconds']:.0f} s; model: {output}"
@@ -203,7 +204,8 @@ def compare_command(
     from phone_compare import Comparison, compare
     from phone_training import Job
 
-    config, _ = config_of({**given, "head": HEADS[models[0]]})
+    config, flags = config_of({**given, "head": HEADS[models[0]]})
+    refuse_unused(models, flags)
     chosen = {name: given[name] for name in ("backend", "log_every", "split_by")}
     runs = runs_dir or data_dir / "runs"
     job = Job(data_dir, runs, models[0], config, **chosen)
