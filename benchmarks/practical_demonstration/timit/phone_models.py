@@ -149,7 +149,8 @@ def refuse_unused(models: Sequence[str], given: Sequence[str]) -> None:
     Raises:
         ConfigError: one of them would have no effect.
     """
-    foreign = {PEER: ("--max-duration", "--no-triton", "--backend"), LINEAR: ("--max-duration",)}
+    durations = ("--max-duration", "--duration-distribution")
+    foreign = {PEER: (*durations, "--no-triton", "--backend"), LINEAR: durations}
     unused = [flag for flag in given if all(flag in foreign.get(name, ()) for name in models)]
     if unused:
         names = ", ".join(models)

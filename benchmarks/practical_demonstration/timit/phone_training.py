@@ -49,9 +49,10 @@ class Job:
     split_by: str = "word"
 
     def with_head(self, model: str, output: Path, seed: int) -> Job:
-        """The same settings for another model; a longest duration counts for the semi-CRF only."""
-        K = self.config.max_duration if model == SEMI_CRF else None
-        config = dataclasses.replace(self.config, head=HEADS[model], max_duration=K, seed=seed)
+        """The same settings for another model; what is said of durations is for the semi-CRF."""
+        config = dataclasses.replace(self.config, head=HEADS[model], seed=seed)
+        if model != SEMI_CRF:
+            config = dataclasses.replace(config, max_duration=None, duration_distribution="learned")
         return dataclasses.replace(self, model=model, output=output, config=config)
 
 

@@ -17,6 +17,7 @@ import click
 from phone_models import BACKENDS, HEADS, MODELS, refuse_unused
 
 from torch_semimarkov.cli.group import Commands
+from torch_semimarkov.durations import DURATION_DISTRIBUTIONS
 from torch_semimarkov.training import TrainConfig
 
 PATH = click.Path(path_type=Path)
@@ -98,6 +99,9 @@ def training_options(function: Any) -> Any:
         add("--max-duration", type=POSITIVE,
             help="Longest duration of the semi-CRF, in positions; longer phones are split.  "
             "[default: suggested from the data]"),
+        add("--duration-distribution", type=click.Choice(DURATION_DISTRIBUTIONS),
+            help="Durations of the semi-CRF; all but learned and uniform have one or two weights "
+            "a phone.  [default: learned]"),
         add("--hidden-dim", type=POSITIVE, help="Size of the hidden states.  [default: 64]"),
         add("--num-layers", type=POSITIVE, help="Layers of the encoder.  [default: 4]"),
         add("--encoder", type=click.Choice(("conv", "bilstm", "unet", "ar-ssm")),
@@ -135,6 +139,7 @@ def config_of(given: dict[str, Any]) -> tuple[TrainConfig, tuple[str, ...]]:
     """The settings of the training room, and the flags that not every model understands."""
     flags = {
         "--max-duration": given.get("max_duration") is not None,
+        "--duration-distribution": given.get("duration_distribution") is not None,
         "--no-triton": given["no_triton"],
         "--backend": given["backend"] != "auto",
     }
