@@ -123,14 +123,16 @@ def test_a_model_learns_and_its_folder_serves_the_library(model, tmp_path):
     assert phone_scores.score(found, data.manifest)["position_accuracy"] > 0.9
 
 
-def test_a_phone_that_is_not_in_the_training_part_is_known_all_the_same(tmp_path):
+@pytest.mark.parametrize("durations", ["learned", "negative_binomial"])
+def test_a_phone_that_is_not_in_the_training_part_is_known_all_the_same(durations, tmp_path):
     made_data(tmp_path / "data")
     manifest = phone_data.read_manifest(tmp_path / "data")
     wider = phone_data.Manifest(
         ("zz", *PHONES), {**manifest.scored, "zz": "zz"}, 100.0, {}, manifest.utterances
     )
     phone_data.write_manifest(tmp_path / "data", wider)
-    saved, went, _ = trained(job_of(tmp_path / "data", tmp_path / "run"))
+    job = job_of(tmp_path / "data", tmp_path / "run", duration_distribution=durations)
+    saved, went, _ = trained(job)
     assert list(saved.vocabulary) == ["zz", *PHONES] and np.isfinite(went["validation_loss"])
 
 
@@ -167,7 +169,14 @@ def test_a_folder_with_a_run_is_not_overwritten_by_accident(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"crf_reg": 0.1}, {"fixed_length": 10}, {"max_duration": 4}, {"lr": 0.001}]
+    "changes",
+    [
+        {"crf_reg": 0.1},
+        {"fixed_length": 10},
+        {"max_duration": 4},
+        {"lr": 0.001},
+        {"duration_distribution": "poisson"},
+    ],
 )
 def test_a_setting_of_training_has_its_effect(changes, tmp_path):
     data = made_data(tmp_path / "data")
