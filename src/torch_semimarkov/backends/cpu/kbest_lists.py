@@ -89,6 +89,8 @@ def find_next(slot, nodes, reals, wholes):
     first, got, best = nodes[M.FIRST, slot], nodes[M.GOT, slot], -1
     least = np.inf
     for i in range(first, first + nodes[M.COUNT, slot]):
+        if reals[M.LOSS, i] >= least:  # and so those after it
+            break
         if reals[M.TOTAL, i] < least:
             best, least = i, reals[M.TOTAL, i]
     if best < 0 or got == nodes[M.ROOM, slot]:
