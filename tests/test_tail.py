@@ -1,6 +1,7 @@
 """Durations without a ceiling: a geometric tail beyond K, beside the same model with a large K."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,9 +28,11 @@ from torch_semimarkov import (
     segment_score,
     viterbi,
 )
+from torch_semimarkov.backends.reference.partition import composite
 from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError
 from torch_semimarkov.functional import exact
 from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.semirings import CrossEntropySemiring
 
 SIZE = Size((40, 25), K=4, C=3)
 FLAGS = ["tail", "all-tail"]
@@ -188,3 +191,17 @@ def test_a_label_with_a_longest_duration_of_its_own_has_no_tail():
 def test_a_tail_of_another_name_is_refused():
     with pytest.raises(ConfigError, match='tail must be "geometric" or None'):
         SemiMarkovCRFHead(2, 3, tail="poisson")
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_model_with_a_tail_is_compared_with_one_that_has_none(flags):
+    p = Potentials(**make_inputs(SIZE, flags=flags)).canonical()
+    q = replace(p, tail=None)
+    truth = [model.without_tail() for model in (p, q)]
+    nothing = torch.full((36, 3), -torch.inf, dtype=torch.float64)
+    longer = replace(truth[1], duration_bias=torch.cat((q.duration_bias, nothing)))
+    longer = replace(longer, transition=truth[0].transition)
+    for first, second, one, other in ((p, q, truth[0], longer), (q, p, longer, truth[0])):
+        semiring = CrossEntropySemiring()
+        found = composite(first, semiring, None, second)
+        assert_close("log_partition", torch.float64, found, composite(one, semiring, None, other))
