@@ -111,7 +111,7 @@ def run_backward(
         return first, second
     from torch_semimarkov.dispatch.tangent_library import tangent_backward_op
 
-    grads = tangent_backward_op(*tensors, kept, weights.value, weights.slope, backend)
+    grads = tangent_backward_op(*tensors, kept, torch.stack(weights), backend)
     present = [x is not None for x in tensors[: len(TERMS)]]
     parts = grads[: len(TERMS)], grads[len(TERMS) :]
     first, second = (

@@ -80,17 +80,16 @@ def tangent_backward_op(
     end_scores_shift: Tensor | None,
     tail_shift: Tensor | None,
     kept: Tensor,
-    weight: Tensor,
-    slope_weight: Tensor,
+    weights: Tensor,
     backend: str,
 ) -> list[Tensor]:
-    """Gradients of the weighted sum of value and slope: terms, then shifts; empty if absent."""
+    """Gradients of the sum of value and slope, weighed by (2, B); terms, then shifts, or empty."""
     tensors = (
         scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
         scores_shift, transition_shift, duration_bias_shift, start_shift, end_shift,
         start_scores_shift, end_scores_shift, tail_shift,
     )  # fmt: skip
-    grads = _compiled(backend).tangent_backward(*both(tensors), kept, weight, slope_weight)
+    grads = _compiled(backend).tangent_backward(*both(tensors), kept, *weights.unbind())
     nothing = scores.new_empty(0)
     return [each[n] if n in each else nothing.clone() for each in grads for n in TERMS]
 

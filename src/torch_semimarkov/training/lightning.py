@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from torch_semimarkov.data import LabelVocabulary, ReadOptions, read_folder
-from torch_semimarkov.errors import ConfigError, UnsupportedError
+from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.training.config import TrainConfig
 from torch_semimarkov.training.examples import (
@@ -35,8 +35,8 @@ from torch_semimarkov.training.statistics import feature_statistics
 try:
     import lightning
 except ImportError as error:
-    raise UnsupportedError(
-        "Lightning is not installed: pip install 'torch_semimarkov[lightning]'"
+    raise ModuleNotFoundError(
+        "Lightning is not installed: pip install 'torch_semimarkov[lightning]'", name="lightning"
     ) from error
 
 
