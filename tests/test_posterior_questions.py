@@ -164,6 +164,13 @@ def test_with_a_tail_the_answers_are_those_of_a_very_long_bias():
     spread = ts.SemiMarkovCRF(**model)
     assert_close("log_prob", FLOAT64, spread.log_prob(few.segments)[0],
                  ts.segment_log_prob(few.segments[0], **spelt_out))  # fmt: skip
+    forced = {"boundaries": torch.tensor([[1, -1, -1, -1, 1, -1, -1], [1] + [-1] * 6])}
+    mine, theirs = (ts.constrain(**each, **forced) for each in (model, spelt_out))
+    value, truth = (each.fold(ts.marginals(**each.terms)) for each in (mine, theirs))
+    assert_close("marginals", FLOAT64, value.labels, truth.labels)
+    duration = torch.arange(1, 8, dtype=FLOAT64)[:, None]
+    longer = (truth.durations * (duration - 2).clamp(min=0)).sum(0)
+    assert_close("marginals", FLOAT64, value.beyond, longer)
     ended = ts.constrain(**model, max_duration=2)
     plain = {name: x for name, x in model.items() if name != "tail"}
     assert_close(

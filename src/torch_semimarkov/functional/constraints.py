@@ -244,4 +244,5 @@ def _folded_marginals(found: Marginals, C: int) -> Marginals:
         ends=both(found.ends),
         transitions=table[..., :C, :] + table[..., C:, :],
         durations=both(found.durations),
+        beyond=both(found.beyond),
     )
