@@ -175,7 +175,7 @@ def test_the_tangent_op_passes_opcheck(flags, grad):
 def test_the_tangent_backward_op_passes_opcheck(flags, keep):
     flat = tangent_arguments(flags)
     _, _, kept = tangent_library.tangent_op(*flat, BACKEND, keep)
-    arguments = (*flat, kept, upstream(3), upstream(3).flip(0), BACKEND)
+    arguments = (*flat, kept, torch.stack((upstream(3), upstream(3).flip(0))), BACKEND)
     torch.library.opcheck(tangent_library.tangent_backward_op, arguments)
 
 
