@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import summarize
 from truth import Verdict
 from workload import Size
 
 import torch_semimarkov
+from torch_semimarkov.cli.timing import summarize
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import FileFormatError
 from torch_semimarkov.metrics import format_table
