@@ -108,7 +108,7 @@ def shown(rows: Sequence[dict]) -> str:
         more["size"] = ",".join(str(row[name]) for name in "BTKC")
         table.append({**row, **numbers, **more})
     notes = dict.fromkeys(
-        f"{row['backend']}, {row['semiring']}, {row['phase']}: {row['status']}: {row['reason']}"
+        f"{row['backend']}, {row['semiring']}: {row['status']}: {row['reason']}"
         for row in rows
         if row["reason"]
     )

@@ -222,8 +222,8 @@ def _reason_of_peer(name: str, workload: Workload, semiring: str, phase: str) ->
         return f"{peer.package} knows no durations beyond K = 1"
     if semiring == "Entropy":
         return f"{peer.package} has no entropy semiring"
-    if name == "pytorch_crf" and semiring == "Max" and phase != "forward":
-        return "pytorch-crf decodes to lists of labels, which have no gradient"
+    if semiring == "Max" and phase != "forward":
+        return f"{peer.package} has no gradient of the best score"
     return peer.missing()
 
 
@@ -292,7 +292,8 @@ def _struct(workload: Workload, semiring: str) -> Way:
 
     def value(*leaves: Tensor) -> Tensor:
         edge = edge_potentials(_potentials(dict(zip(terms, leaves, strict=True)), workload.lengths))
-        edge = edge.to(workload.scores.dtype)
+        # its own stand-in for -inf is finite, and infinite edges give it NaN
+        edge = edge.masked_fill(edge == -torch.inf, -1e5)
         # it keeps row d for a duration of d, and row 0 unused
         edge = torch.nn.functional.pad(edge, (0, 0, 0, 0, 1, 0))
         return algebra.unconvert(torch_struct.SemiMarkov(algebra).logpartition(edge)[0])
