@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import sys
-import types
 
 import benchmark_memory_analysis as bench
 import pytest
@@ -195,21 +194,24 @@ def test_a_limit_of_memory_makes_an_allocation_fail_and_that_is_reported():
     assert done.stdout == "True\n"
 
 
+@linux
 @pytest.mark.parametrize(
-    ("code", "printed", "status"),
-    [(None, "", "slow"), (-9, "", "oom"), (1, "", "error"), (0, "{}", "ok")],
+    ("code", "status", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "killed"),
+        ("raise ValueError('luck')", "error", "ValueError: luck"),
+        ("import time; time.sleep(60)", "slow", "more than 0.01 s"),
+        ("""print('{"phase": "both", "status": "ok", "reason": ""}')""", "ok", ""),
+    ],
 )
-def test_what_becomes_of_a_process(code, printed, status, monkeypatch):
-    def run(command, **more):
-        if code is None:
-            raise memory.subprocess.TimeoutExpired(command, 1.0, b"")
-        text = '{"phase": "both", "status": "ok"}\n' if printed else ""
-        return types.SimpleNamespace(stdout=text, stderr="Bad: luck", returncode=code)
-
-    monkeypatch.setattr(memory.subprocess, "run", run)
-    monkeypatch.setattr(memory.Path, "exists", lambda self: True)
-    found = memory.in_a_new_process(Task("cpu", Config("Log", SIZE), ("both",)))
-    assert found["both"]["status"] == status
+def test_what_becomes_of_a_process(code, status, reason, monkeypatch):
+    monkeypatch.setattr(memory, "READY", 3.0)
+    begin = memory.subprocess.Popen
+    monkeypatch.setattr(
+        memory.subprocess, "Popen", lambda _, **more: begin([sys.executable, "-c", code], **more)
+    )
+    found = memory.in_a_new_process(Task("cpu", Config("Log", SIZE), ("both",), limit=0.01))
+    assert found["both"]["status"] == status and reason in found["both"]["reason"]
 
 
 # Sampling and kernels

@@ -54,7 +54,9 @@ def lines_by_phase(
     by_phase = {phase: curves for phase, curves in by_phase.items() if curves}
     if not by_phase:
         return None
-    figure = Figure(figsize=(1.2 + 5.2 * len(by_phase), 5.2), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(max(6.4, 1.0 + 4.3 * len(by_phase)), 4.8), dpi=DPI, layout="constrained"
+    )
     all_axes = figure.subplots(1, len(by_phase), squeeze=False, sharey=True)[0]
     names = in_order([name for curves in by_phase.values() for name in curves])
     style = looks(names)
@@ -141,9 +143,9 @@ def heatmap(rows: Sequence[Row], y: Y, labels: tuple[str, str]) -> Figure | None
         return None
     names = in_order([name for curves in by_phase.values() for name in curves])
     sizes = sorted({x for curves in by_phase.values() for xs, _ in curves.values() for x in xs})
-    width = 3.4 + 0.85 * len(sizes)
+    width = 3.6 + 0.85 * len(sizes)
     figure = Figure(
-        figsize=(max(7.0, width), 1.3 + (1.1 + 0.55 * len(names)) * len(by_phase)),
+        figsize=(max(8.0, width), 1.7 + (1.1 + 0.55 * len(names)) * len(by_phase)),
         dpi=DPI, layout="constrained",
     )  # fmt: skip
     all_axes = figure.subplots(len(by_phase), 1, squeeze=False, sharex=True)[:, 0]

@@ -109,7 +109,7 @@ def _ratio_lines(kind: str, word: str) -> Callable[[Sequence[Row], str, str], Fi
 def _ratio_cells(kind: str, word: str) -> Callable[[Sequence[Row], str, str], Figure | None]:
     def draw(rows: Sequence[Row], semiring: str, baseline: str) -> Figure | None:
         found = with_ratios(_of(rows, semiring), baseline)
-        title = f"{word} relative to {baseline}, {semiring} (medians; - not measured)"
+        title = f"{word} relative to {baseline}, {semiring}\nmedians; - is not measured"
         return heatmap(found, lambda row: row[kind], (f"{word} ratio", title))
 
     return draw
@@ -151,22 +151,22 @@ PICTURES = (
     Picture(
         "time_ratio_baseline",
         "Time relative to the baseline: below the dashed line a backend is faster.",
-        _ratio_lines("time_ratio", "time"), _FEW,
+        _ratio_lines("time_ratio", "Time"), _FEW,
     ),
     Picture(
         "memory_ratio_baseline",
         "Peak memory relative to the baseline: below the dashed line a backend needs less.",
-        _ratio_lines("memory_ratio", "peak memory"), _FEW,
+        _ratio_lines("memory_ratio", "Peak memory"), _FEW,
     ),
     Picture(
         "time_ratio_heatmap",
         "The same ratios of time as numbers: below 1 a backend is faster than the baseline.",
-        _ratio_cells("time_ratio", "time"), _FEW,
+        _ratio_cells("time_ratio", "Time"), _FEW,
     ),
     Picture(
         "memory_ratio_heatmap",
         "The same ratios of peak memory as numbers: below 1 a backend needs less.",
-        _ratio_cells("memory_ratio", "peak memory"), _FEW,
+        _ratio_cells("memory_ratio", "Peak memory"), _FEW,
     ),
 )  # fmt: skip
 

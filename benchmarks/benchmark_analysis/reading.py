@@ -27,11 +27,11 @@ def load(path: Path) -> list[Row]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FileFormatError(path, f"cannot be read: {reason}") from error
-    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+    missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise FileFormatError(path, f"lacks the columns {', '.join(missing)}", 1)
     found = [_numbers(path, line, row) for line, row in enumerate(rows, 2)]

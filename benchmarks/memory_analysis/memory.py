@@ -12,9 +12,12 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,18 +101,49 @@ def in_a_new_process(task: Task) -> dict[str, Facts]:
         return {}
     command = [sys.executable, "-m", "memory_analysis.memory", *_arguments(task)]
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(x).resolve()) for x in sys.path)}
-    patience = READY + task.limit * (len(task.phases) + 0.5)
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=where, timeout=patience, check=False
+    with tempfile.TemporaryFile("w+") as problems:
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=problems, text=True, env=where
         )
-        printed, code, problem = done.stdout, done.returncode, done.stderr
-    except subprocess.TimeoutExpired as error:
-        printed = (error.stdout or b"").decode()
-        code, problem = None, ""
-    facts = {one.pop("phase"): one for one in map(json.loads, printed.splitlines())}
-    lost = _lost(code, problem, task.limit)
+        try:
+            facts, late = _listen(child, task)
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        problems.seek(0)
+        lost = _lost(None if late else child.returncode, problems.read(), task.limit)
     return {phase: facts.get(phase, lost) for phase in task.phases}
+
+
+def _listen(child: subprocess.Popen, task: Task) -> tuple[dict[str, Facts], bool]:
+    """What a process reports of each phase, and whether it was given up as too slow."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in child.stdout:
+            lines.put(line)
+        child.wait()
+        lines.put("")
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    facts: dict[str, Facts] = {}
+    patience = READY
+    while True:
+        try:
+            line = lines.get(timeout=patience)
+        except queue.Empty:
+            child.kill()
+            reader.join()
+            return facts, True
+        if not line:
+            reader.join()
+            return facts, False
+        one = json.loads(line)
+        facts[one.pop("phase")] = one
+        # the inputs are drawn before the call begins
+        patience = 1.2 * task.limit + 10
 
 
 def _lost(code: int | None, problem: str, limit: float) -> Facts:
@@ -192,6 +226,7 @@ def report(task: Task) -> None:
     for phase in task.phases:
         staged(small, phase)()
     limit_memory()
+    print(json.dumps({"phase": "ready"}), flush=True)
     facts: Facts = {}
     for phase in task.phases:
         if facts.get("seconds", 0.0) <= task.limit and facts.get("status") != "oom":

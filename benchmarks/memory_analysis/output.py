@@ -65,8 +65,8 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        found = list(reader)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+        columns, found = tuple(reader.fieldnames or ()), list(reader)
+    if columns != COLUMNS:
         raise FileFormatError(path, "holds other columns; choose another --output-dir", 1)
     return found
 
