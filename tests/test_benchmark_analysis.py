@@ -5,6 +5,7 @@ import csv
 import analyze_benchmarks as analyze
 import matplotlib.image
 import pytest
+import write_performance
 from benchmark_analysis import drawing, plots, tables
 from benchmark_analysis.reading import load
 from memory_analysis.output import COLUMNS
@@ -179,3 +180,40 @@ def test_a_mistake_is_one_line_and_nothing_is_written(text, flags, expected, tmp
     printed = capsys.readouterr()
     assert stop.value.code == 2 and printed.err.count("\n") == 1 and expected in printed.err
     assert sorted(tmp_path.iterdir()) == before and printed.out == ""
+
+
+# The page of performance
+
+
+def test_the_page_and_the_figure_are_those_of_the_rows():
+    assert write_performance.main(["--check"]) == 0, "run benchmarks/write_performance.py"
+
+
+def test_a_changed_row_puts_the_page_out_of_date():
+    rows, text = load(write_performance.ROWS), write_performance.PAGE.read_text()
+    assert write_performance.page(text, rows) == text
+    changed = [
+        {**row, "median_ms": 2 * row["median_ms"]} if row["median_ms"] else row for row in rows
+    ]
+    assert write_performance.page(text, changed) != text
+
+
+def test_the_rows_cover_what_is_promised_and_nothing_wrong_has_a_time():
+    rows = load(write_performance.ROWS)
+    ours = [row for row in rows if row["backend"] == "cpu" and row["status"] == "ok"]
+    for name, least, most in (("T", 128, 100_000), ("K", 4, 1000), ("C", 3, 40)):
+        values = {row[name] for row in ours}
+        assert min(values) <= least and max(values) >= most
+    sizes = {(write_performance.size_of(row), row["phase"]) for row in ours}
+    for size in write_performance.HEADLINE:
+        assert {(size, "forward"), (size, "both")} <= sizes
+    assert not [row for row in rows if row["status"] != "ok" and row["median_ms"]]
+    assert {"flash_semicrf", "torch_struct", "pytorch_crf"} <= {
+        row["backend"] for row in rows if row["status"] == "ok"
+    }
+
+
+def test_the_figure_is_drawn_from_rows(tmp_path):
+    path = tmp_path / "figure.svg"
+    write_performance.draw(load(write_performance.ROWS), path)
+    assert write_performance.digest() in path.read_text()
