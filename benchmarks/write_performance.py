@@ -242,7 +242,7 @@ def digest(path: Path = ROWS) -> str:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Four panels, one for each size; the time of the two phases, and of what is beside us."""
     import matplotlib
-    from benchmark_analysis.drawing import _level, _log_axes
+    from benchmark_analysis.drawing import level_axis, log_axes
     from matplotlib.figure import Figure
 
     from torch_semimarkov.plots._style import FONT_SIZE, dress
@@ -261,12 +261,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             everything += ys
             label = "forward" if phase == "forward" else "forward and backward"
             axes.plot(xs, ys, color=colour, marker=marker, lw=2.4, ms=8, label=label)
-        _log_axes(axes, xs)
+        log_axes(axes, xs)
         meaning = {"T": "positions", "K": "durations", "C": "labels", "B": "sequences"}[name]
         axes.set_xlabel(f"{name} ({meaning})")
         dress(axes, ", ".join(f"{key}={value}" for key, value in fixed.items()))
     panels[0].set_ylabel("time (ms)")
-    _level(panels[0], everything)
+    level_axis(panels[0], everything)
     panels[0].legend(fontsize=FONT_SIZE - 1, frameon=False, loc="upper left")
     metadata = {"Date": None, "Description": f"rows {digest()}"}
     figure.savefig(path, format="svg", metadata=metadata)

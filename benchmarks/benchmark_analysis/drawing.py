@@ -65,11 +65,11 @@ def lines_by_phase(
             axes.plot(*curves[name], lw=2.4, ms=8, **style[name])
         if line_at is not None:
             axes.axhline(line_at, color=GREY, lw=1.5, ls="--")
-        _log_axes(axes, [v for xs, _ in curves.values() for v in xs])
+        log_axes(axes, [v for xs, _ in curves.values() for v in xs])
         axes.set_xlabel(labels[0])
         dress(axes, phase)
     all_axes[0].set_ylabel(labels[1])
-    _level(
+    level_axis(
         all_axes[0], [v for curves in by_phase.values() for _, ys in curves.values() for v in ys]
     )
     handles = [Line2D([], [], lw=2.4, ms=8, label=name, **style[name]) for name in names]
@@ -99,7 +99,7 @@ def number(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def _log_axes(axes: Any, xs: Sequence[float]) -> None:
+def log_axes(axes: Any, xs: Sequence[float]) -> None:
     """Log axes; few different values are ticks themselves."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -118,7 +118,7 @@ def _log_axes(axes: Any, xs: Sequence[float]) -> None:
         axes.set_xlim(values[0] / 2, values[0] * 2)
 
 
-def _level(axes: Any, ys: Sequence[float]) -> None:
+def level_axis(axes: Any, ys: Sequence[float]) -> None:
     """Labels on the vertical axis also where it spans less than a decade."""
     narrow = max(ys) / min(ys) < 30
     subs = (1, 2, 5) if narrow else (1,)
