@@ -115,10 +115,11 @@ class Sheet:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if not self.before:
                 writer.writeheader()
-            writer.writerows({name: _short(x) for name, x in row.items()} for row in self.rows)
+            writer.writerows({name: short(x) for name, x in row.items()} for row in self.rows)
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
+    """Numbers with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

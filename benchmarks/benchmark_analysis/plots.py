@@ -100,7 +100,11 @@ def semiring_overhead(rows: Sequence[Row], semiring: str, _: str) -> Figure | No
 def _ratio_lines(kind: str, word: str) -> Callable[[Sequence[Row], str, str], Figure | None]:
     def draw(rows: Sequence[Row], semiring: str, baseline: str) -> Figure | None:
         found = with_ratios(_of(rows, semiring), baseline)
-        labels = (KC, f"{word.lower()}, ratio to baseline", f"{word}, baseline {baseline}, {semiring}")
+        labels = (
+            KC,
+            f"{word.lower()}, ratio to baseline",
+            f"{word}, baseline {baseline}, {semiring}",
+        )
         return lines_by_phase(found, "KC", lambda row: row[kind], labels, line_at=1.0)
 
     return draw

@@ -6,8 +6,10 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from rows import short
+
 from benchmark_analysis.reading import Row, grouped
-from benchmark_analysis.tables import COLUMNS, SENTENCES, short
+from benchmark_analysis.tables import COLUMNS, SENTENCES
 from torch_semimarkov.data import atomic_write
 
 # Rows of a table that the page shows; the CSV has all of them.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 
+from rows import short
+
 from benchmark_analysis.reading import (
     STREAMING,
     Row,
@@ -75,11 +77,6 @@ def write_tables(tables: dict[str, list[Row]], folder: Path) -> list[Path]:
             writer.writerows({key: short(value) for key, value in row.items()} for row in rows)
         paths.append(path)
     return paths
-
-
-def short(value: object) -> object:
-    """Numbers with six digits."""
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:

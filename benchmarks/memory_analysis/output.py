@@ -121,7 +121,7 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: common._short(x) for name, x in row.items()} for row in rows)
+        writer.writerows({name: common.short(x) for name, x in row.items()} for row in rows)
 
 
 def heatmap(rows: Sequence[Row]) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def _missing_struct() -> str:
 
 def _flash(workload: Workload, semiring: str) -> Way:
     import flash_semicrf
-    from peers import _flash_gradients
+    from peers import flash_gradients
 
     forward, K = flash_semicrf.streaming.semi_crf_streaming_forward, workload.size.K
     leaves = {
@@ -250,7 +250,7 @@ def _flash(workload: Workload, semiring: str) -> Way:
         return forward(*terms, workload.lengths, K, semiring=semiring.lower(), use_triton=True)
 
     def gradients(found: dict[str, Tensor]) -> dict[str, Tensor]:
-        return _flash_gradients((found["transition"], tuple(found.values()))).gradients
+        return flash_gradients((found["transition"], tuple(found.values()))).gradients
 
     version = PEERS[0].version()
     what = "semi_crf_streaming_forward on prefix sums"
