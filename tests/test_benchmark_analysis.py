@@ -57,6 +57,15 @@ def folder(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The tables alone."""
+    folder = tmp_path_factory.mktemp("tables")
+    rows = load(write(folder / "rows.csv", made_rows()))
+    tables.write_tables(tables.all_tables(rows, "linear_scan_streaming"), folder)
+    return folder
+
+
 def test_ten_kinds_of_plots_and_five_tables_are_written(folder):
     names = {path.name for path in folder.iterdir()}
     for picture in plots.PICTURES:
@@ -88,20 +97,20 @@ def test_no_plot_is_blank_and_every_panel_has_labelled_axes_and_lines(folder):
         assert any(axes.get_ylabel() for axes in figure.axes)
 
 
-def test_ratios_are_those_of_the_made_numbers(folder):
-    found = read(folder / "baseline_ratios.csv")
+def test_ratios_are_those_of_the_made_numbers(written):
+    found = read(written / "baseline_ratios.csv")
     assert len(found) == 2 * 2 * 9 * 2
     cpu = [row for row in found if row["backend"] == "cpu"]
     assert {float(row["time_ratio"]) for row in cpu} == {0.01}
     assert {float(row["memory_ratio"]) for row in cpu} == {1.0}
-    ratios = read(folder / "backward_forward_ratios.csv")
+    ratios = read(written / "backward_forward_ratios.csv")
     assert {row["ratio"] for row in ratios} == {"2"} and len(ratios) == 54
-    overhead = read(folder / "semiring_overhead.csv")
+    overhead = read(written / "semiring_overhead.csv")
     assert {row["ratio"] for row in overhead} == {"0.5"} and len(overhead) == 54
 
 
-def test_a_crossover_is_the_first_size_from_which_streaming_stays_faster(folder):
-    found = read(folder / "crossover_points.csv")
+def test_a_crossover_is_the_first_size_from_which_streaming_stays_faster(written):
+    found = read(written / "crossover_points.csv")
     chosen = [
         r for r in found if (r["streaming"], r["backend"]) == ("linear_scan_streaming", "exact")
     ]
@@ -115,9 +124,9 @@ def test_a_crossover_is_the_first_size_from_which_streaming_stays_faster(folder)
     assert {row["crossover_KC"] for row in slower} == {""}
 
 
-def test_the_summary_counts_what_became_of_the_rows(folder):
+def test_the_summary_counts_what_became_of_the_rows(written):
     found = {
-        (r["backend"], r["semiring"], r["phase"]): r for r in read(folder / "summary_stats.csv")
+        (r["backend"], r["semiring"], r["phase"]): r for r in read(written / "summary_stats.csv")
     }
     row = found["cpu", "Log", "forward"]
     assert (row["rows"], row["ok"], row["oom"]) == ("9", "9", "0")
@@ -211,6 +220,18 @@ def test_the_rows_cover_what_is_promised_and_nothing_wrong_has_a_time():
     assert {"flash_semicrf", "torch_struct", "pytorch_crf"} <= {
         row["backend"] for row in rows if row["status"] == "ok"
     }
+
+
+def test_a_loss_is_said_with_its_size_and_by_how_much():
+    size = {"B": 1, "T": 8, "K": 2, "C": 3, "phase": "forward", "status": "ok", "reason": ""}
+    ours = {**size, "backend": "cpu", "median_ms": 3.0, "peak_bytes": 4e6}
+    other = {**size, "backend": "exact", "median_ms": 6.0, "peak_bytes": 8e6}
+    text = "\n".join(write_performance.losses([ours, other]))
+    assert "In time: in none of 1 rows" in text and "In peak memory: in none of 1 rows" in text
+    better = {**other, "median_ms": 2.0, "peak_bytes": 1e6}
+    text = "\n".join(write_performance.losses([ours, better]))
+    assert "in 1 of 1 rows `cpu` takes longer than `exact` at 1,8,2,3, forward: 1.5 times" in text
+    assert "`exact` at 1,8,2,3, forward: 4 against 1 MB" in text
 
 
 def test_the_figure_is_drawn_from_rows(tmp_path):
