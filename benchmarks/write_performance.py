@@ -235,8 +235,9 @@ def _of_load(loads: Sequence[float], cores: int) -> str:
         return "The machine did little else."
     return (
         f"**More than {cores} is too much: other work ran on the same cores, and these times are "
-        "too long, those beyond a few milliseconds by several times.** Ratios within a size are of "
-        "calls that took turns, so all of them were slowed; `load` stands in every row."
+        "too long, those beyond a few milliseconds by several times.** Short calls fit between "
+        "those of others and long ones do not, so ratios to slow ways are too large as well, and powers "
+        "are rough. Times and ratios of an idle machine stand in [cpu-kernels.md](cpu-kernels.md)."
     )
 
 

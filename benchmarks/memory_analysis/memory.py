@@ -220,8 +220,10 @@ def limit_memory() -> None:
 def report(task: Task) -> None:
     """Print the facts of each phase, a line each; phases after a slow one are slow too."""
     dtype = DTYPES[task.dtype]
-    # K = 1 stays K = 1: pytorch-crf knows nothing else
-    tried = Config(task.config.semiring, SMALL._replace(K=min(SMALL.K, task.config.size.K)))
+    # K = 1 stays K = 1, pytorch-crf knows nothing else; batches have kernels of their own
+    size = task.config.size
+    warm = SMALL._replace(K=min(SMALL.K, size.K), B=min(8, size.B))
+    tried = Config(task.config.semiring, warm)
     small = way_of(task.backend, draw(tried.size, dtype), tried)
     for phase in task.phases:
         staged(small, phase)()
