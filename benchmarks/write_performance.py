@@ -236,8 +236,8 @@ def _of_load(loads: Sequence[float], cores: int) -> str:
     return (
         f"**More than {cores} is too much: other work ran on the same cores, and these times are "
         "too long, those beyond a few milliseconds by several times.** Short calls fit between "
-        "those of others and long ones do not, so ratios to slow ways are too large as well, and powers "
-        "are rough. Times and ratios of an idle machine stand in [cpu-kernels.md](cpu-kernels.md)."
+        "those of others and long ones do not, so ratios to slow ways are too large too, and the "
+        "powers are rough. [cpu-kernels.md](cpu-kernels.md) has those of an idle machine."
     )
 
 
