@@ -94,8 +94,7 @@ def number(value: float, _: Any = None) -> str:
     """
     if value >= 1e4 or 0 < value < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
-        mantissa = "" if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}·"
-        return f"{mantissa}1e{int(exponent)}"
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:g}"
 
 
