@@ -14,7 +14,7 @@ import click
 from torch_semimarkov import __version__
 from torch_semimarkov.errors import SemiMarkovError
 
-COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "info", "doctor")
+COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "benchmark", "doctor", "info")
 USER_ERROR, INTERRUPTED = 2, 130
 
 

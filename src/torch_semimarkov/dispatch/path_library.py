@@ -27,12 +27,15 @@ def kbest_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     k: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (k, B) float64, a table (3, k, B, T) of starts, ends and labels, counts (k, B)."""
-    tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
+    tensors = (
+        scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
+    )  # fmt: skip
     p = assemble(tensors)
     best, table, counts = _compiled(backend).kbest(p, k)
     return best, _padded(table, p), counts
@@ -54,6 +57,7 @@ def sample_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     seed: Tensor,
     num_samples: int,
@@ -63,7 +67,9 @@ def sample_op(
 
     ``seed`` is (1,) int64, a tensor so that a compiled graph draws anew at each call.
     """
-    tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
+    tensors = (
+        scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
+    )  # fmt: skip
     p = assemble(tensors)
     table, counts = _compiled(backend).sample(p, num_samples, int(seed))
     return _padded(table, p), counts
