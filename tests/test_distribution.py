@@ -336,3 +336,17 @@ def test_the_head_gives_the_distribution_of_its_posterior(options):
     assert p.sample((4,), generator=seeded()) == drawn
     (-p.log_prob(drawn).mean() - p.entropy().sum()).backward()
     assert head.transition.grad.abs().sum() > 0
+
+
+def test_an_expanded_distribution_sums_over_its_copies_and_spreads_the_rest():
+    torch.manual_seed(0)
+    one = SemiMarkovCRF(
+        torch.randn(2, 7, 3), torch.randn(3, 3), torch.randn(2, 3), tail=torch.randn(3) - 2
+    )
+    many = one.expand((4, 2))
+    for name, x in one.marginals._asdict().items():
+        found = getattr(many.marginals, name)
+        if name in ("transitions", "durations", "beyond"):
+            torch.testing.assert_close(found, 4 * x)
+        else:
+            assert torch.equal(found, x.expand(4, *x.shape))

@@ -144,10 +144,10 @@ class SemiMarkovCRF(Distribution):
     def marginals(self) -> Marginals:
         """See :func:`torch_semimarkov.marginals`, with the batch shape in the place of B.
 
-        ``transitions`` and ``durations`` are sums over the whole batch shape.
+        ``transitions``, ``durations`` and ``beyond`` are sums over the whole batch shape.
         """
         found, copies = functional.marginals(**self._call()), prod(self._batch_shape[:-1])
-        summed = ("transitions", "durations")
+        summed = ("transitions", "durations", "beyond")
         return Marginals(
             **{
                 name: x * copies if name in summed else x.expand(*self._batch_shape, *x.shape[1:])
