@@ -1,4 +1,4 @@
-"""What the small recipes share: a settings file, a split by name, three heads, tables, a picture."""
+"""What the small recipes share: settings, a split by name, tables, a picture, the command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def read_settings(path: Path, kinds: Mapping[str, Any]) -> Settings:
     Args:
         path: YAML or TOML.
         kinds: type of each key of the recipe; a mapping of types for a nested one. ``seeds``,
-            ``validation``, ``test``, ``model`` and ``heads`` are known to every recipe.
+            ``validation``, ``test``, ``start_from_argmax``, ``model`` and ``heads`` are those that
+            every recipe has.
 
     Raises:
         FileFormatError: the file is no mapping; a key is missing, unknown or of the wrong type.
@@ -45,11 +46,15 @@ def read_settings(path: Path, kinds: Mapping[str, Any]) -> Settings:
         ConfigError: a setting of the model is unknown or out of its range.
     """
     settings = read_mapping(path)
-    common = {"seeds": list, "validation": float, "test": float, "model": dict, "heads": dict}
+    common = {
+        "seeds": list, "validation": float, "test": float, "model": dict, "heads": dict,
+        "start_from_argmax": bool,
+    }  # fmt: skip
     _check_keys(path, settings, {**common, **kinds})
     seeds = settings["seeds"]
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise FileFormatError(path, f"seeds must be integers >= 0, got {seeds}", _line(path, "seeds"))
+        problem = f"seeds must be integers >= 0, got {seeds}"
+        raise FileFormatError(path, problem, _line(path, "seeds"))
     for name in ("validation", "test"):
         if not 0 < settings[name] < 1:
             problem = f"{name} must be a share in (0, 1), got {settings[name]}"
@@ -57,6 +62,9 @@ def read_settings(path: Path, kinds: Mapping[str, Any]) -> Settings:
     unknown = [name for name in settings["heads"] if name not in HEADS]
     if unknown or not settings["heads"]:
         problem = f"heads must be among {', '.join(HEADS)}, got {unknown or 'none'}"
+        raise FileFormatError(path, problem, _line(path, "heads"))
+    if settings["start_from_argmax"] and next(iter(settings["heads"])) != "argmax":
+        problem = "start_from_argmax needs argmax as the first of the heads"
         raise FileFormatError(path, problem, _line(path, "heads"))
     for head in settings["heads"]:
         head_config(settings, head, seeds[0], path)
@@ -73,7 +81,7 @@ def _check_keys(path: Path, found: Mapping[str, Any], kinds: Mapping[str, Any]) 
             raise FileFormatError(path, f"the key {name!r} is missing")
         wanted = dict if isinstance(kind, Mapping) else kind
         accepted = (int, float) if wanted is float else wanted
-        if not isinstance(found[name], accepted) or isinstance(found[name], bool):
+        if not isinstance(found[name], accepted) or isinstance(found[name], bool) != (kind is bool):
             problem = f"{name} must be a {wanted.__name__}, got {found[name]!r}"
             raise FileFormatError(path, problem, _line(path, name))
         if isinstance(kind, Mapping):

@@ -5,6 +5,7 @@
 Needs torch_semimarkov[plots]. Sizes stand in birdsong.yaml.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -63,14 +64,16 @@ def scores(true, found, gap, rate, tolerance_ms):
 def one_run(parts, config, tolerance_ms):
     """Scores of one head and seed, the model, and its predictions on the test part."""
     began = time.process_time()
-    saved = train(parts["train"], parts["validation"], config, quiet=True).saved
+    trained = train(parts["train"], parts["validation"], config, quiet=True)
+    saved = trained.saved
     spent = time.process_time() - began
     predictions = list(Predictor(saved, "cpu")(parts["test"]))
     names = saved.vocabulary
     true = [coded(record.segments, names) for record in parts["test"]]
     found = [coded(p.segments, names) for p in predictions]
     row = scores(true, found, names.encode(GAP), parts["test"][0].sample_rate, tolerance_ms)
-    return {"head": config.head, "seed": config.seed, **row, "cpu_seconds": spent}, saved, predictions
+    row = {"head": config.head, "seed": config.seed, **row, "cpu_seconds": spent}
+    return {**row, "epochs": trained.metrics()["epochs"]}, saved, predictions
 
 
 def picture(predictions, path):
@@ -102,6 +105,9 @@ def compare(data, settings, output):
         parts = {part: [records[name] for name in names] for part, names in drawn.items()}
         for head in settings["heads"]:
             config = head_config(settings, head, seed)
+            if settings["start_from_argmax"] and head != "argmax":
+                first = str(output / f"argmax-seed{seed}")
+                config = dataclasses.replace(config, start_from=first)
             row, saved, predictions = one_run(parts, config, settings["tolerance_ms"])
             rows.append(row)
             save_model(output / f"{head}-seed{seed}", saved)

@@ -68,21 +68,33 @@ def scores(true, found):
     }
 
 
-def one_run(parts, config):
-    """Scores of one head and seed on the test part, the model and what it found."""
+def one_run(parts, config, first=None):
+    """Scores of one head and seed on the test part, the model and what it found.
+
+    Args:
+        parts: proteins by part.
+        config: the settings.
+        first: a model whose encoder and label scores this one starts from.
+    """
     began = time.process_time()
     with torch.random.fork_rng(), cpu_threads(config.threads):
         torch.manual_seed(config.seed)
         model = TopologyModel(parts["train"][0].num_features, config)
         if isinstance(model.head, SemiMarkovCRFHead):
             count_labels(model.head, parts["train"])
+        if first is not None:
+            model.encoder.load_state_dict(first.encoder.state_dict())
+            model.head.projection.load_state_dict(first.head.projection.state_dict())
         examples = [examples_of(parts[part]) for part in ("train", "validation")]
         progress = Trainer(model, *examples, config, quiet=True).run()
         spent = time.process_time() - began
         model.eval()
         found = [model.decode(record) for record in parts["test"]]
     row = scores([record.segments for record in parts["test"]], found)
-    more = {"epochs": len(progress.history), "cpu_seconds": spent}
+    more = {
+        "epochs": len(progress.history), "best_epoch": progress.best_epoch,
+        "validation_loss": progress.best_loss, "cpu_seconds": spent,
+    }  # fmt: skip
     return {"head": config.head, "seed": config.seed, **row, **more}, model, found
 
 
@@ -123,8 +135,11 @@ def compare(data, settings, output):
     for seed in settings["seeds"]:
         drawn = split(list(records), settings["validation"], settings["test"], seed)
         parts = {part: [records[name] for name in names] for part, names in drawn.items()}
+        first = None
         for head in settings["heads"]:
-            row, model, found = one_run(parts, head_config(settings, head, seed))
+            row, model, found = one_run(parts, head_config(settings, head, seed), first)
+            if settings["start_from_argmax"] and head == "argmax":
+                first = model
             rows.append(row)
             if head not in shown:
                 shown[head], judged_first = (model, found), parts["test"]
