@@ -122,7 +122,7 @@ def test_no_sequence_is_in_two_parts_and_too_few_are_refused():
     names = [f"p{i}" for i in range(20)]
     parts = three_heads.split(names, 0.15, 0.25, seed=3)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [12, 3, 5]
-    assert sorted(sum(parts.values(), [])) == sorted(names)
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
     assert three_heads.split(names, 0.15, 0.25, seed=4) != parts
     with pytest.raises(ConfigError, match="2 sequences are too few"):
         three_heads.split(names[:2], 0.15, 0.25, seed=0)

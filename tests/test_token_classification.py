@@ -2,6 +2,7 @@
 
 import random
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_no_untrained_model_opens_an_entity_by_an_inner_label(model):
     batch = example.batch_of(random.Random(1), 50)
     for row in model.eval()(**batch).segments.to_list():
         names = ["O", *(LABELS[segment.label] for segment in row)]
-        for before, name in zip(names, names[1:], strict=False):
+        for before, name in pairwise(names):
             assert not name.startswith("I-") or before[1:] == name[1:]
 
 
