@@ -61,6 +61,7 @@ def main(arguments=None):
         from seqeval.metrics import f1_score
     except ImportError:
         parser.error("needs seqeval: pip install torch_semimarkov[text]")
+    torch.manual_seed(0)
     rng, model = random.Random(0), TokenClassifier(len(WORDS))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
     for _ in range(asked.steps):

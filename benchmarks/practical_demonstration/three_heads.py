@@ -186,7 +186,7 @@ def strips_figure(
             axis.axvspan(start, end, facecolor=face, edgecolor="white", linewidth=0.5)
             middle = (start + end) / 2
             if label != blank and end - start > 0.008 * (high - low) and low < middle < high:
-                axis.text(middle, 0.5, label, ha="center", va="center", fontsize=8)
+                axis.text(middle, 0.5, label, ha="center", va="center", fontsize=8, clip_on=True)
         axis.set_yticks([])
         axis.set_ylim(0, 1)
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
