@@ -1,0 +1,156 @@
+"""Transmembrane helices from residues: semi-CRF, linear CRF and argmax on the same encoder.
+
+    python protein.py --data path/of/protein_tm_topology --output runs/protein
+
+Residues without a known label are masked: they allow every label. Needs torch_semimarkov[plots].
+Sizes stand in protein.yaml.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what the small recipes share
+
+import torch
+from three_heads import command, head_config, split, strips_figure, table_of
+from topology import HELIX, LABELS, UNKNOWN, judged, known, read_topology
+from topology_model import (
+    VOCABULARY,
+    SemiMarkovCRFHead,
+    TopologyModel,
+    check_helices,
+    count_labels,
+    examples_of,
+)
+
+from torch_semimarkov import metrics, plots
+from torch_semimarkov.data import atomic_write
+from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.training import Trainer
+from torch_semimarkov.training.run import cpu_threads
+
+KINDS = {"file": str, "longest": int}
+COLUMNS = {
+    "accuracy": "residue accuracy %",
+    "residue_f1": "helix residue F1 %",
+    "segment_f1": "helix segment F1 %",
+    "all_right": "proteins with all helices right %",
+    "cpu_seconds": "training, CPU s",
+}
+
+
+def scores(true, found):
+    """The row of one run, in percent, on residues whose label is known.
+
+    Args:
+        true, found: one list of ``(start, end, label name)`` a protein.
+
+    A helix is found if one overlaps it by half of both together; a protein is right if all its
+    helices are found, and no others. Proteins without a known helix do not count there.
+    """
+    found = [judged(f, t) for f, t in zip(found, true, strict=True)]
+    number = VOCABULARY.encode
+    pair = [[[(s, e, number(label)) for s, e, label in known(rows)] for rows in side]
+            for side in (true, found)]  # fmt: skip
+    helix = number(HELIX)
+    each = [metrics.segment_scores([t], [f], iou=0.5, labels=[helix]).micro
+            for t, f in zip(*pair, strict=True)]  # fmt: skip
+    right = [s.true == s.predicted == s.matched for s in each if s.true]
+    total, matched = sum(s.true + s.predicted for s in each), sum(s.matched for s in each)
+    return {
+        "accuracy": 100 * metrics.position_accuracy(*pair),
+        "residue_f1": 100 * (metrics.label_f1(*pair)["per_label"][helix]["f1"] or 0.0),
+        "segment_f1": 100 * 2 * matched / max(1, total),
+        "all_right": 100 * sum(right) / max(1, len(right)),
+        "proteins": len(right),
+    }
+
+
+def one_run(parts, config, first=None):
+    """Scores of one head and seed on the test part, the model and what it found.
+
+    Args:
+        parts: proteins by part.
+        config: the settings.
+        first: a model whose encoder and label scores this one starts from.
+    """
+    began = time.process_time()
+    with torch.random.fork_rng(), cpu_threads(config.threads):
+        torch.manual_seed(config.seed)
+        model = TopologyModel(parts["train"][0].num_features, config)
+        if isinstance(model.head, SemiMarkovCRFHead):
+            count_labels(model.head, parts["train"])
+        if first is not None:
+            model.encoder.load_state_dict(first.encoder.state_dict())
+            model.head.projection.load_state_dict(first.head.projection.state_dict())
+        examples = [examples_of(parts[part]) for part in ("train", "validation")]
+        progress = Trainer(model, *examples, config, quiet=True).run()
+        spent = time.process_time() - began
+        model.eval()
+        found = [model.decode(record) for record in parts["test"]]
+    row = scores([record.segments for record in parts["test"]], found)
+    more = {
+        "epochs": len(progress.history), "best_epoch": progress.best_epoch,
+        "validation_loss": progress.best_loss, "cpu_seconds": spent,
+    }  # fmt: skip
+    return {"head": config.head, "seed": config.seed, **row, **more}, model, found
+
+
+def picture(records, runs, path):
+    """The test protein with the most known helices: P(helix), and the segments of each head."""
+    counts = [sum(label == HELIX for _, _, label in r.segments) for r in records]
+    i = counts.index(max(counts))
+    record = records[i]
+
+    def draw(axis):
+        for head, (model, _) in runs.items():
+            axis.plot(model.helix_posterior(record).numpy(), label=head, linewidth=1)
+        axis.set_ylabel("P(helix)")
+        axis.set_xlim(0, record.length)
+        axis.legend(loc="lower right", fontsize=8)
+
+    strips = {"known": record.segments, **{head: found[i] for head, (_, found) in runs.items()}}
+    letters = {HELIX: "H", "inside": "in", "outside": "out", "signal": "S", UNKNOWN: UNKNOWN}
+    strips = {n: [(s, e, letters[label]) for s, e, label in rows] for n, rows in strips.items()}
+    title = f"test protein {record.name}"
+    plots.save_figure(strips_figure(draw, strips, "residue", UNKNOWN, title), path)
+
+
+def compare(data, settings, output):
+    """Train every head by every seed; write table.json and protein.png to a folder."""
+    every = read_topology(data / settings["file"])
+    records = {r.name: r for r in every if r.length <= settings["longest"]}
+    print(f"{len(records)} of {len(every)} proteins have at most {settings['longest']} residues")
+    if not records:
+        raise ConfigError("no protein is that short; raise longest")
+    for head in settings["heads"]:
+        config = head_config(settings, head, 0)
+        if head == "semi-crf" and config.max_duration is None:
+            raise ConfigError("the semi-CRF needs a max_duration of its own under heads")
+        if head == "semi-crf":
+            check_helices(list(records.values()), config.max_duration)
+    rows, shown, judged_first = [], {}, []
+    for seed in settings["seeds"]:
+        drawn = split(list(records), settings["validation"], settings["test"], seed)
+        parts = {part: [records[name] for name in names] for part, names in drawn.items()}
+        first = None
+        for head in settings["heads"]:
+            row, model, found = one_run(parts, head_config(settings, head, seed), first)
+            if settings["start_from_argmax"] and head == "argmax":
+                first = model
+            rows.append(row)
+            if head not in shown:
+                shown[head], judged_first = (model, found), parts["test"]
+            print(metrics.format_table([row], digits=1), flush=True)
+    with atomic_write(output / "table.json") as file:
+        json.dump({"settings": settings, "labels": LABELS, "runs": rows}, file, indent=1)
+    picture(judged_first, shown, output / "protein.png")
+    print(table_of(rows, COLUMNS))
+
+
+main = command(__doc__, Path(__file__).with_name("protein.yaml"), compare, KINDS)
+
+if __name__ == "__main__":
+    main()
