@@ -12,7 +12,7 @@ import click
 from torch_semimarkov import __version__
 from torch_semimarkov.errors import SemiMarkovError
 
-COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "info")
+COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "genes", "info")
 USER_ERROR, INTERRUPTED = 2, 130
 
 

@@ -26,6 +26,7 @@ from torch_semimarkov.genes.states import (
 )
 from torch_semimarkov.segments import Segment
 
+
 @dataclass(frozen=True)
 class Gold:
     """The segmentation of a contig by its annotated genes.
@@ -80,7 +81,7 @@ def _problem(gene: Gene, sites: Sites, T: int) -> str:
         return "does not end at a stop codon"
     if sites.stops[start:stop:FRAMES].any():
         return "has a stop codon in its frame"
-    return "" if sites.starts[start] >= 0 else "does not start at a start codon"
+    return "" if sites.starts[start] > 0 else "does not start at a start codon"
 
 
 def _conflict(left: Gene, right: Gene) -> str:
@@ -140,7 +141,7 @@ def genes_of(contig: Contig, segments: Iterable[Segment], code: GeneticCode) -> 
         code: the genetic code.
     """
     T = contig.length
-    forward, reverse = (next_in_frame(sites.stops) for sites in strands(contig, code))
+    forward, reverse = (next_in_frame(sites.stops > 0) for sites in strands(contig, code))
     genes = []
     for start, end, label in segments:
         kind = KINDS[KIND_OF[label]]

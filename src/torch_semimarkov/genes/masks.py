@@ -29,8 +29,8 @@ class Sites:
 
     Args:
         codons: (T,) uint8. The codon that begins at each position, NO_CODON where there is none.
-        starts: (T,) int8. Index of the start codon in the genetic code, or -1.
-        stops: (T,) bool. A stop codon begins here.
+        starts: (T,) int8. Index in the code of the start codon that begins here plus 1, or 0.
+        stops: (T,) int8. Index of the stop codon that begins here plus 1, or 0.
     """
 
     codons: np.ndarray
@@ -46,10 +46,14 @@ class Sites:
             code: the genetic code.
         """
         codons = codons_of(codes)
-        starts = np.full(len(codes), -1, np.int8)
-        for i, codon in enumerate(code.starts):
-            starts[codons == number_of(codon)] = i
-        return cls(codons, starts, np.isin(codons, [number_of(codon) for codon in code.stops]))
+        return cls(codons, _which(codons, code.starts), _which(codons, code.stops))
+
+
+def _which(codons: np.ndarray, wanted: tuple[str, ...]) -> np.ndarray:
+    found = np.zeros(len(codons), np.int8)
+    for i, codon in enumerate(wanted, 1):
+        found[codons == number_of(codon)] = i
+    return found
 
 
 def reverse_complement(codes: np.ndarray) -> np.ndarray:
@@ -134,14 +138,14 @@ class Strand:
 
         # the first codon of the frame whose last base comes after this position
         first = position - 1 + (frame - (position - 1)) % FRAMES
-        ahead = next_in_frame(sites.stops)
+        ahead = next_in_frame(sites.stops > 0)
         last = ahead[np.where(first < 0, first + FRAMES, first)] + 2
         overlap = np.where(last < T, last - position, 0)
         overlap[(overlap < 1) | (overlap > LONGEST_OVERLAP)] = 0
         return cls(
             sites,
-            closes=shifted(sites.stops, 2),
-            opens=shifted(sites.starts >= 0, 0),
-            ends=shifted(sites.stops, -1),
+            closes=shifted(sites.stops > 0, 2),
+            opens=shifted(sites.starts > 0, 0),
+            ends=shifted(sites.stops > 0, -1),
             overlap=overlap,
         )

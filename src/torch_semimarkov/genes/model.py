@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_semimarkov.genes.genome import UNKNOWN, Contig
-from torch_semimarkov.genes.masks import NO_CODON, Strand, reverse_complement, strands
+from torch_semimarkov.genes.masks import NO_CODON, Sites, Strand, reverse_complement, strands
 from torch_semimarkov.genes.states import (
     CODING,
     FRAMES,
@@ -58,13 +58,13 @@ class StrandInput:
         """The input of a strand with these bases."""
         codons = strand.sites.codons.astype(np.int64)
         before = np.concatenate([np.full(FRAMES, NO_CODON), codons])[: len(codons)]
-        sites = np.flatnonzero(strand.sites.starts >= 0)
+        sites = np.flatnonzero(strand.sites.starts > 0)
         padded = np.pad(codes, (BEFORE, AFTER), constant_values=UNKNOWN)
         around = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[sites]
         return cls(
             torch.from_numpy(before * (NO_CODON + 1) + codons),
             torch.from_numpy(sites),
-            torch.from_numpy(strand.sites.starts[sites].astype(np.int64)),
+            torch.from_numpy(strand.sites.starts[sites].astype(np.int64) - 1),
             torch.from_numpy(np.ascontiguousarray(around)),
             strand,
         )
@@ -101,6 +101,7 @@ class GeneModel(nn.Module):
         self.code, self.max_duration, self.hidden_dim = code, max_duration, hidden_dim
         self.pairs = nn.Parameter(torch.zeros(PAIRS))
         self.start_codons = nn.Parameter(torch.zeros(len(code.starts)))
+        self.stop_codons = nn.Parameter(torch.zeros(len(code.stops)))
         self.around = nn.Sequential(
             nn.Linear(4 * WINDOW, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)
         )
@@ -146,20 +147,19 @@ class GeneModel(nn.Module):
     def position_terms(self, contig: GenomeInput) -> dict[str, Tensor]:
         """(T, C) each: scores, start_scores and end_scores of a contig."""
         T = contig.length
-        flat = torch.zeros(T, 1), torch.full((T, 1), -torch.inf)
         content, begin, end, into = self._strand(contig.forward)
         mirror = [(T - frame) % FRAMES for frame in range(FRAMES)]
         back = [x.flip(0)[:, mirror] for x in self._strand(contig.reverse)]
-        stop = _at(contig.forward.strand.sites.stops, T)
+        stop, back_stop = (self._stops(x.strand.sites) for x in (contig.forward, contig.reverse))
         # the last base of a codon on the strand that is read backwards is its first one here
-        closed = np.concatenate([contig.reverse.strand.sites.stops[:-2][::-1], [False, False]])
-        free = flat[0]
+        back_stop = back_stop.roll(2, 0).flip(0)
+        free = torch.zeros(T, 1)
         return {
             "scores": torch.cat(
                 [free, content, free, content, free, back[0], back[0]], 1
             ),
             "start_scores": torch.cat(
-                [free, begin, stop, begin, _at(closed, T), back[2], back[3]], 1
+                [free, begin, stop, begin, back_stop, back[2], back[3]], 1
             ),
             "end_scores": torch.cat([free, end, free, into, free, back[1], back[1]], 1),
         }  # fmt: skip
@@ -173,13 +173,17 @@ class GeneModel(nn.Module):
         content = torch.where(reads, value[:, None], 0.0)
         content = content.masked_fill(torch.from_numpy(strand.closes), -torch.inf)
         start = self.start_codons[x.kinds] + self._around(x.around) - value[x.sites]
-        begin = torch.full((T, FRAMES), -torch.inf).index_put(
-            (x.sites, x.sites % FRAMES), start
-        )
+        begin = torch.full((T, FRAMES), -torch.inf).index_put((x.sites, x.sites % FRAMES), start)
         end = torch.zeros(T, FRAMES).masked_fill(~torch.from_numpy(strand.ends), -torch.inf)
         overlap = torch.from_numpy(strand.overlap)
         into = self.overlaps[overlap].masked_fill(overlap == 0, -torch.inf)
         return content, begin, end, into
+
+    def _stops(self, sites: Sites) -> Tensor:
+        """(T, 1). Score of a stop codon that begins here, -inf where there is none."""
+        kinds = torch.from_numpy(sites.stops).long()
+        scores = torch.cat([self.stop_codons.new_full((1,), -torch.inf), self.stop_codons])
+        return scores[kinds][:, None]
 
     def _around(self, bases: Tensor) -> Tensor:
         """(n,). Score of the bases around a start codon."""
@@ -196,7 +200,3 @@ def _known_pairs() -> Tensor:
     """(PAIRS,) 0 or 1. Pairs of codons without an unknown base in the second one."""
     second = torch.arange(PAIRS) % (NO_CODON + 1)
     return (second != NO_CODON).float()
-
-
-def _at(where: np.ndarray, T: int) -> Tensor:
-    return torch.zeros(T).masked_fill(~torch.from_numpy(np.ascontiguousarray(where)), -torch.inf)[:, None]
