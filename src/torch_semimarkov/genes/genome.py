@@ -172,7 +172,8 @@ def read_genes(
     for parts, note in read(path, feature):
         gene = _joined(parts)
         _check_place(path, gene, lengths)
-        where = f"{path}:{gene.line}: {gene.name or feature}"
+        line = "" if gene.line is None else f":{gene.line}"
+        where = f"{path}{line}: {gene.name or feature}"
         if len(parts) > 1:
             left_out.append(f"{where} is joined from {len(parts)} pieces")
         elif note:
