@@ -20,6 +20,8 @@ calls = []
 
 
 def reasons_against(op, potentials, semiring="log"):
+    if op == "tangent":
+        return ["has no tangent"]
     if potentials.per_duration:
         return ["has no (K, C, C) transitions"]
     return []

@@ -73,10 +73,14 @@ FLAGS = {
     "per-duration": frozenset({"per-duration"}),
     "forbidden": frozenset({"forbidden", "start-end"}),
     "all": frozenset({"forbidden", "start-end", "boundary", "per-duration"}),
+    "tail": frozenset({"tail", "boundary"}),
+    "all-tail": frozenset({"tail", "forbidden", "start-end", "boundary", "per-duration"}),
     "impossible": frozenset({"impossible", "boundary", "start-end"}),
     "impossible-per-duration": frozenset({"impossible", "per-duration", "forbidden"}),
 }
-TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
+TERMS = (
+    "scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores", "tail",
+)  # fmt: skip
 PER_POSITION = ("scores", "start_scores", "end_scores")
 
 
@@ -162,6 +166,8 @@ def make_inputs(
         shapes.update(start=(C,), end=(C,))
     if "boundary" in chosen:
         shapes.update(start_scores=(B, T, C), end_scores=(B, T, C))
+    if "tail" in chosen:
+        shapes["tail"] = (C,)
     terms = {name: draw.normal(size=shape) for name, shape in shapes.items()}
     if "forbidden" in chosen:
         _forbid(terms, draw)
@@ -229,7 +235,7 @@ def to_sequence(inputs: dict[str, Tensor], b: int) -> oracle.Sequence:
             arrays[name] = array[0] if name in PER_POSITION else array
         else:
             shape = alone["scores"].shape[1:] if name in PER_POSITION else (C,)
-            arrays[name] = np.zeros(shape)
+            arrays[name] = np.full(shape, -np.inf if name == "tail" else 0.0)
     return oracle.Sequence(**arrays)
 
 

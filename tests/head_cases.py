@@ -46,6 +46,7 @@ def potentials_of(head: SemiMarkovCRFHead, hidden: Tensor) -> oracle.Sequence:
         end=_numpy(head.end),
         start_scores=nothing if start is None else _linear(start, x),
         end_scores=nothing if end is None else _linear(end, x),
+        tail=np.full(head.num_classes, -np.inf),
     )
 
 

@@ -24,7 +24,7 @@ def terms_of(inputs, b):
     zeros = {"start": (C,), "end": (C,), "start_scores": (1, L, C), "end_scores": (1, L, C)}
     x = {name: np.zeros(shape, LONG) for name, shape in zeros.items()}
     x |= {name: term.detach().numpy().astype(LONG) for name, term in alone.items()}
-    assert set(x) == set(TERMS)
+    assert set(x) == set(TERMS) - {"tail"}  # these recurrences know none
     return x
 
 

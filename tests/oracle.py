@@ -14,7 +14,7 @@ class Sequence:
     """Potentials of one sequence of L positions, without padding; float64 arrays.
 
     scores, start_scores, end_scores: (L, C). transition: (C, C) or (K, C, C).
-    duration_bias: (K, C). start, end: (C,).
+    duration_bias: (K, C). start, end: (C,). tail: (C,), -inf for none.
     """
 
     scores: np.ndarray
@@ -24,6 +24,21 @@ class Sequence:
     end: np.ndarray
     start_scores: np.ndarray
     end_scores: np.ndarray
+    tail: np.ndarray
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest segment that there can be."""
+        K = len(self.duration_bias)
+        return K if (self.tail == -inf).all() else max(K, len(self.scores))
+
+    def row(self, duration: int) -> int:
+        """The row of a duration among the duration biases."""
+        return min(duration, len(self.duration_bias)) - 1
+
+    def beyond(self, duration: int) -> int:
+        """How many positions of a segment lie beyond the first K."""
+        return max(0, duration - len(self.duration_bias))
 
 
 def durations_of(L: int, K: int) -> list[tuple[int, ...]]:
@@ -53,7 +68,9 @@ def score_of(sequence: Sequence, segmentation: Segmentation) -> float:
     total = sequence.start[segmentation[0][2]] + sequence.end[segmentation[-1][2]]
     for start, end, label in segmentation:
         total += sum(sequence.scores[t, label] for t in range(start, end))
-        total += sequence.duration_bias[end - start - 1, label]
+        total += sequence.duration_bias[sequence.row(end - start), label]
+        if sequence.beyond(end - start):
+            total += sequence.beyond(end - start) * sequence.tail[label]
         total += sequence.start_scores[start, label] + sequence.end_scores[end - 1, label]
     for before, after in pairwise(segmentation):
         total += sequence.transition[transition_index(sequence, before, after)]
@@ -63,7 +80,7 @@ def score_of(sequence: Sequence, segmentation: Segmentation) -> float:
 def transition_index(sequence: Sequence, before: tuple, after: tuple) -> tuple[int, ...]:
     """Entry of the transition between two segments: (source, destination), behind the duration."""
     entry = (before[2], after[2])
-    return entry if sequence.transition.ndim == 2 else (after[1] - after[0] - 1, *entry)
+    return entry if sequence.transition.ndim == 2 else (sequence.row(after[1] - after[0]), *entry)
 
 
 def counts_of(sequence: Sequence, segmentation: Segmentation) -> dict[str, np.ndarray]:
@@ -73,7 +90,8 @@ def counts_of(sequence: Sequence, segmentation: Segmentation) -> dict[str, np.nd
     counts["end"][segmentation[-1][2]] += 1
     for start, end, label in segmentation:
         counts["scores"][start:end, label] += 1
-        counts["duration_bias"][end - start - 1, label] += 1
+        counts["duration_bias"][sequence.row(end - start), label] += 1
+        counts["tail"][label] += sequence.beyond(end - start)
         counts["start_scores"][start, label] += 1
         counts["end_scores"][end - 1, label] += 1
     for before, after in pairwise(segmentation):
@@ -93,7 +111,7 @@ class Oracle:
     def __init__(self, sequence: Sequence):
         L, C = sequence.scores.shape
         self.sequence = sequence
-        self.segmentations = segmentations_of(L, len(sequence.duration_bias), C)
+        self.segmentations = segmentations_of(L, sequence.longest, C)
         self.scores = np.array([score_of(sequence, y) for y in self.segmentations])
         self.log_partition = log_sum_exp(self.scores)
         self.best_score = float(self.scores.max())
@@ -103,6 +121,11 @@ class Oracle:
         if self.log_partition == -inf:
             return np.zeros_like(self.scores)
         return np.exp(self.scores - self.log_partition)
+
+    def entropy(self) -> float:
+        """Sum of -p log p over the segmentations that are possible."""
+        p = self.probabilities()
+        return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
     def all_best(self) -> list[Segmentation]:
         """Every segmentation that reaches the best score; empty if none is possible."""
@@ -142,13 +165,15 @@ class Oracle:
         L, C = self.sequence.scores.shape
         found = {name: np.zeros((L, C)) for name in ("labels", "starts", "ends")}
         found["durations"] = np.zeros_like(self.sequence.duration_bias)
+        found["beyond"] = np.zeros(C)
         found["transitions"] = np.zeros_like(self.sequence.transition)
         for y, probability in zip(self.segmentations, self.probabilities(), strict=True):
             for start, end, label in y:
                 found["labels"][start:end, label] += probability
                 found["starts"][start, label] += probability
                 found["ends"][end - 1, label] += probability
-                found["durations"][end - start - 1, label] += probability
+                found["durations"][self.sequence.row(end - start), label] += probability
+                found["beyond"][label] += self.sequence.beyond(end - start) * probability
             for before, after in pairwise(y):
                 found["transitions"][transition_index(self.sequence, before, after)] += probability
         return {**found, "boundaries": found["starts"].sum(-1)}

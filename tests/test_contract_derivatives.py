@@ -20,7 +20,16 @@ from torch_semimarkov.functional import log_partition, marginals, segment_log_pr
 
 # Everything that changes the path through the code, on sizes where differences are quick.
 SMALL = (SIZES[3], SIZES[7])
-FLAGS = ["start-end", "boundary", "per-duration", "forbidden", "all", "impossible"]
+FLAGS = [
+    "start-end",
+    "boundary",
+    "per-duration",
+    "forbidden",
+    "all",
+    "tail",
+    "all-tail",
+    "impossible",
+]
 for_each_small_size = pytest.mark.parametrize("size", SMALL, ids=str)
 for_each_flags = pytest.mark.parametrize("flags", FLAGS)
 # Torch itself warns where it loads its rules of forward differentiation.

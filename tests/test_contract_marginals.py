@@ -21,7 +21,7 @@ from tolerances import assert_close
 
 from torch_semimarkov.functional import log_partition, marginals
 
-SUMMED = ("transitions", "durations")
+SUMMED = ("transitions", "durations", "beyond")
 
 
 def enumerated(size, dtype, flags, name):
@@ -92,7 +92,7 @@ def test_padding_never_reaches_the_marginals(backend, flags, dtype):
 
 
 @for_each_backend
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "all-tail"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("leaves", [False, True])
 def test_they_need_no_gradient_mode(backend, flags, mode, leaves):
@@ -115,7 +115,7 @@ def test_the_graph_around_them_is_left_alone(backend):
     assert all(x.grad is None for x in tensors(inputs).values())
 
 
-@pytest.mark.parametrize("flags", ["plain", "boundary", "all"])
+@pytest.mark.parametrize("flags", ["plain", "boundary", "all", "tail", "all-tail"])
 def test_they_are_differentiable_and_the_derivative_is_the_covariance(flags):
     inputs = make_inputs(flags=flags)
     leaf = inputs["duration_bias"].clone().requires_grad_()

@@ -28,7 +28,16 @@ from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional import segment_log_prob, segment_score, viterbi
 from torch_semimarkov.segments import Segments
 
-POSSIBLE = ["plain", "start-end", "boundary", "per-duration", "forbidden", "all"]
+POSSIBLE = [
+    "plain",
+    "start-end",
+    "boundary",
+    "per-duration",
+    "forbidden",
+    "all",
+    "tail",
+    "all-tail",
+]
 
 
 def some_segmentations(size, flags, seed=1):

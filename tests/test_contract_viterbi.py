@@ -24,7 +24,16 @@ from tolerances import assert_close
 from torch_semimarkov.errors import NumericsError
 from torch_semimarkov.functional import segment_score, viterbi
 
-POSSIBLE = ["plain", "start-end", "boundary", "per-duration", "forbidden", "all"]
+POSSIBLE = [
+    "plain",
+    "start-end",
+    "boundary",
+    "per-duration",
+    "forbidden",
+    "all",
+    "tail",
+    "all-tail",
+]
 for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
 
 

@@ -20,7 +20,7 @@ from long_double import LongDouble
 from test_contract_viterbi import restore_forbidden, tied
 from tolerances import assert_close
 
-from torch_semimarkov.backends.cpu.per_duration import _FixedSum
+from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.functional import log_partition, marginals, viterbi
 
 SIZE = Size((300, 211), K=20, C=7, padding=3)
@@ -132,7 +132,7 @@ def test_the_sum_over_sequences_does_not_depend_on_who_comes_first(count):
     parts = draw.normal(size=(count, 5)) * 10.0 ** draw.integers(-8, 8, size=(count, 1))
     totals = []
     for order in (range(count), reversed(range(count)), draw.permutation(count)):
-        total = _FixedSum(count)
+        total = FixedSum(count)
         for index in order:
             total.add(int(index), parts[index].copy())
         totals.append(total.total)

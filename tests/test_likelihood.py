@@ -22,7 +22,7 @@ from tolerances import assert_close
 from torch_semimarkov.functional import log_partition, segment_log_prob, viterbi
 from torch_semimarkov.segments import Segments
 
-FLAGS = ["plain", "start-end", "boundary", "per-duration", "forbidden", "all"]
+FLAGS = ["plain", "start-end", "boundary", "per-duration", "forbidden", "all", "tail", "all-tail"]
 
 
 @for_each_backend
@@ -39,7 +39,7 @@ def test_the_probabilities_of_all_segmentations_sum_to_one(backend, size, flags,
         name: torch.where(x.isinf(), x, x * scale) if x.is_floating_point() else x
         for name, x in make_inputs(size, flags=flags, seed=seed, device=device_of(backend)).items()
     }
-    everything = all_segmentations(oracles(size)[0]).to(device_of(backend))
+    everything = all_segmentations(oracles(size, flags=flags)[0]).to(device_of(backend))
     with runs_on(backend):
         log_prob = segment_log_prob(everything, **one_sequence(inputs, 0), validate_args=False)
     assert (log_prob <= 0).all()

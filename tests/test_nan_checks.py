@@ -33,7 +33,8 @@ def call(head, method, hidden, lengths, labels):
 def test_a_bad_hidden_state_is_found(method, value, count):
     hidden, lengths, labels = random_batch()
     hidden[1, 2, 3] = value
-    message = rf"^hidden holds {count} of 90 values \(in sequences 1; first at index \(1, 2, 3\)\)"
+    place = r"first at sequence 1, position 2, feature 3\)"
+    message = rf"^hidden holds {count} of 90 values \(in sequences 1; {place}"
     with pytest.raises(NumericsError, match=message + "; check the encoder"):
         call(random_head(), method, hidden, lengths, labels)
 

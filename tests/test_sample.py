@@ -61,7 +61,7 @@ def test_the_chi_squared_test_bites():
 
 def test_padding_never_reaches_a_sample():
     size = Size((5, 1, 4), K=3, C=3, padding=2)
-    inputs = make_inputs(size, flags="all")
+    inputs = make_inputs(size, flags="all-tail")
     outside = torch.arange(size.T) >= inputs["lengths"][:, None]
     filled = {
         name: x.masked_fill(outside[..., None], torch.nan) if name in PER_POSITION else x
@@ -82,7 +82,7 @@ def test_a_generator_makes_samples_reproducible():
     assert sample(**inputs, num_samples=50) == by_default
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail", "all-tail"])
 def test_samples_that_walk_in_turns_have_the_same_frequencies(monkeypatch, flags):
     home = importlib.import_module("torch_semimarkov.backends.reference.sample")
     monkeypatch.setattr(home, "_CHUNK", 9 * 1000)
@@ -92,7 +92,7 @@ def test_samples_that_walk_in_turns_have_the_same_frequencies(monkeypatch, flags
         assert p_value(paths(drawn, b), found) > 1e-3
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail", "all-tail"])
 def test_samples_of_long_sequences_tile_them(flags):
     inputs = make_inputs(Size((5000, 4321), K=12, C=4), torch.float32, flags)
     drawn = sample(**inputs, num_samples=5, generator=seeded())

@@ -117,7 +117,7 @@ def test_a_ragged_batch_equals_its_sequences_one_by_one(name):
 
 @pytest.mark.parametrize("interval", [1, 2, 7])
 @pytest.mark.parametrize("name", ["std", "kmax", "entropy"])
-@pytest.mark.parametrize("flags", ["boundary", "all"])
+@pytest.mark.parametrize("flags", ["boundary", "all", "tail", "all-tail"])
 def test_checkpointing_changes_neither_value_nor_gradient(name, interval, flags):
     plain, kept = with_grad(make_inputs(flags=flags)), with_grad(make_inputs(flags=flags))
     values = total(name, plain), total(name, kept, checkpoint_interval=interval)
@@ -154,7 +154,7 @@ def widened(p, like):
     return replace(p, transition=p.transition.expand(p.K, p.C, p.C).contiguous())
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "all-tail"])
 def test_the_gradient_of_a_sampled_total_is_one_segmentation(flags):
     inputs = with_grad(make_inputs(SIZES[3], flags=flags))
     generator = torch.Generator().manual_seed(1)

@@ -15,6 +15,8 @@ def truth_of(quantity: str, size, dtype) -> list[torch.Tensor]:
         return [torch.tensor(one.scores) for one in found]
     if quantity == "log_prob":
         return [torch.tensor(one.scores - one.log_partition) for one in found]
+    if quantity == "entropy":
+        return [torch.tensor([one.entropy() for one in found], dtype=torch.float64)]
     if quantity == "marginals":
         return [torch.tensor(value) for one in found for value in one.marginals().values()]
     weight = upstream(size.B).tolist()

@@ -14,6 +14,8 @@ TOLERANCES = {
     ("score", FLOAT32): (1e-6, 1e-5),
     ("log_prob", FLOAT64): (1e-12, 1e-11),
     ("log_prob", FLOAT32): (1e-6, 1e-5),
+    ("entropy", FLOAT64): (1e-12, 1e-11),
+    ("entropy", FLOAT32): (1e-6, 1e-5),
     ("marginals", FLOAT64): (1e-11, 1e-11),
     ("marginals", FLOAT32): (1e-5, 1e-5),
     ("gradient", FLOAT64): (1e-11, 1e-11),
@@ -27,7 +29,7 @@ TOLERANCES = {
     ("gradient", torch.float16): (2**-11, 1e-5),
 }
 # All other results from half types come back as float32 and keep its row.
-for _name in ("log_partition", "score", "log_prob", "marginals"):
+for _name in ("log_partition", "score", "log_prob", "entropy", "marginals"):
     for _dtype in HALF_TYPES:
         TOLERANCES[_name, _dtype] = TOLERANCES[_name, FLOAT32]
 

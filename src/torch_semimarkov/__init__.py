@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptiveRankSemiseparableLayer": "ssm",
     "Marginals": "functional",
+    "Potentials": "potentials",
     "Segment": "segments",
     "Segments": "segments",
     "SemiMarkov": "semimarkov",
@@ -20,8 +21,11 @@ _HOMES = {
     "ViterbiResult": "functional",
     "available_backends": "dispatch",
     "create_duration_distribution": "durations",
+    "cross_entropy": "functional",
+    "entropy": "functional",
     "explain": "functional",
     "fused_associative_scan": "scan",
+    "kl_divergence": "functional",
     "log_partition": "functional",
     "marginals": "functional",
     "sample": "functional",
@@ -38,7 +42,10 @@ if TYPE_CHECKING:
     from torch_semimarkov.functional import (
         Marginals,
         ViterbiResult,
+        cross_entropy,
+        entropy,
         explain,
+        kl_divergence,
         log_partition,
         marginals,
         sample,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
         viterbi,
     )
     from torch_semimarkov.nn import SemiMarkovCRFHead
+    from torch_semimarkov.potentials import Potentials
     from torch_semimarkov.scan import fused_associative_scan
     from torch_semimarkov.segments import Segment, Segments
     from torch_semimarkov.semimarkov import SemiMarkov
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptiveRankSemiseparableLayer",
     "Marginals",
+    "Potentials",
     "Segment",
     "Segments",
     "SemiMarkov",
@@ -64,8 +73,11 @@ __all__ = [
     "__version__",
     "available_backends",
     "create_duration_distribution",
+    "cross_entropy",
+    "entropy",
     "explain",
     "fused_associative_scan",
+    "kl_divergence",
     "log_partition",
     "marginals",
     "sample",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch_semimarkov.errors import ShapeError, raise_all
 from torch_semimarkov.segments import lengths_problem, range_problem
 
-TERMS = ("scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores")
+TERMS = (
+    "scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores", "tail",
+)  # fmt: skip
 # The shape of each term in words.
 _SYMBOLS = {
     "scores": ("(B, T, C)",),
@@ -21,6 +23,7 @@ _SYMBOLS = {
     "end": ("(C,)",),
     "start_scores": ("(B, T, C)",),
     "end_scores": ("(B, T, C)",),
+    "tail": ("(C,)",),
 }
 _WIDE = (torch.float32, torch.float64)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -40,6 +43,8 @@ class Potentials:
         end: (C,) float. Added for the last label; default zeros.
         start_scores: (B, T, C) float. Added where a segment starts; default zeros.
         end_scores: (B, T, C) float. Added at the last position of a segment; default zeros.
+        tail: (C,) float. Added for each position of a segment beyond the first K, so that it has
+            no longest duration: its other terms are those of K positions. Default: none is longer.
 
     Sizes: B sequences, T positions, K longest duration, C labels.
     """
@@ -52,6 +57,7 @@ class Potentials:
     end: Tensor | None = None
     start_scores: Tensor | None = None
     end_scores: Tensor | None = None
+    tail: Tensor | None = None
 
     @property
     def B(self) -> int:
@@ -70,8 +76,13 @@ class Potentials:
 
     @property
     def K(self) -> int:
-        """Longest duration."""
+        """Longest duration; of a model with a tail, rows of the duration bias."""
         return self.duration_bias.shape[0]
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest segment that there can be."""
+        return self.K if self.tail is None else max(self.K, self.T)
 
     @property
     def device(self) -> torch.device:
@@ -103,13 +114,25 @@ class Potentials:
         """Every term in the order of ``TERMS``, None where it is absent, and then the lengths."""
         return (
             self.scores, self.transition, self.duration_bias, self.start, self.end,
-            self.start_scores, self.end_scores, self.lengths,
+            self.start_scores, self.end_scores, self.tail, self.lengths,
         )  # fmt: skip
 
     def map_terms(self, change: Callable[[Tensor], Tensor]) -> Potentials:
         """The same potentials with ``change`` applied to every float term that is present."""
         changed = {name: change(tensor) for name, tensor in self.terms()}
         return Potentials(lengths=self.lengths, **changed)  # type: ignore[arg-type]
+
+    def without_tail(self) -> Potentials:
+        """The same model with a row of the duration bias for each duration up to T, and no tail."""
+        more = self.T - self.K
+        if self.tail is None or more < 1:
+            return replace(self, tail=None)
+        beyond = torch.arange(1, more + 1, device=self.device)[:, None] * self.tail
+        bias = torch.cat((self.duration_bias, self.duration_bias[-1] + beyond))
+        transition = self.transition
+        if self.per_duration:
+            transition = torch.cat((transition, transition[-1:].expand(more, -1, -1)))
+        return replace(self, transition=transition, duration_bias=bias, tail=None)
 
     def inside(self) -> Tensor:
         """(B, T) bool. True at positions before a sequence's length."""
@@ -187,7 +210,7 @@ class Potentials:
         B, T, C = self.scores.shape
         K = self.duration_bias.shape[0]
         label, position = ((C,),), ((B, T, C),)
-        return position, ((C, C), (K, C, C)), ((K, C),), label, label, position, position
+        return position, ((C, C), (K, C, C)), ((K, C),), label, label, position, position, label
 
     def _shape_problems(self) -> list[str]:
         problems = []

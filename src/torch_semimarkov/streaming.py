@@ -31,6 +31,7 @@ def semi_crf_streaming_forward(
     *,
     start: Tensor | None = None,
     end: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Log partition or best score from prefix sums of the scores; differentiable in every tensor.
@@ -50,6 +51,7 @@ def semi_crf_streaming_forward(
         checkpoint_interval: as in :func:`torch_semimarkov.log_partition`.
         start: (C,) float. Added for the first label; default zeros.
         end: (C,) float. Added for the last label; default zeros.
+        tail: (C,) float. As in :func:`torch_semimarkov.log_partition`; default none.
         backend: a name from ``available_backends()``; default the first that can run the call.
 
     Returns:
@@ -78,6 +80,6 @@ def semi_crf_streaming_forward(
     with nullcontext() if use_triton else leave_out("triton", "use_triton=False"):
         return log_partition(
             wide[:, 1:] - wide[:, :-1], transition, duration_bias, lengths, start=start, end=end,
-            start_scores=proj_start, end_scores=proj_end, semiring=semiring, backend=backend,
-            checkpoint_interval=checkpoint_interval,
+            start_scores=proj_start, end_scores=proj_end, tail=tail, semiring=semiring,
+            backend=backend, checkpoint_interval=checkpoint_interval,
         )  # fmt: skip

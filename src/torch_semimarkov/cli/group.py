@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -12,7 +14,7 @@ import click
 from torch_semimarkov import __version__
 from torch_semimarkov.errors import SemiMarkovError
 
-COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "genes", "info")
+COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "genes", "doctor", "info")
 USER_ERROR, INTERRUPTED = 2, 130
 
 
@@ -30,6 +32,7 @@ class Commands(click.Group):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
         """Run and exit: 0 done, 2 the user's mistake, 130 interrupted."""
         extra["standalone_mode"] = False
+        set_log_level()
         before, warnings.showwarning = warnings.showwarning, _show_warning
         try:
             code = super().main(args, prog_name or "torch-semimarkov", **extra)
@@ -50,6 +53,17 @@ class Commands(click.Group):
         finally:
             warnings.showwarning = before
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def set_log_level() -> None:
+    """Show the library's log from the level that the environment asks for, such as DEBUG."""
+    level = logging.getLevelName(os.environ.get("PYTHONLOGLEVEL", "WARNING").upper())
+    log = logging.getLogger("torch_semimarkov")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(level if isinstance(level, int) else logging.WARNING)
 
 
 def _complain(message: str) -> int:

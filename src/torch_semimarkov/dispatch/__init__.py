@@ -8,7 +8,14 @@ from torch_semimarkov.dispatch.registry import (
     register_backend,
     unregister_backend,
 )
-from torch_semimarkov.dispatch.run import expectations, log_partition, looks_clean, sample, viterbi
+from torch_semimarkov.dispatch.run import (
+    expectations,
+    log_partition,
+    looks_clean,
+    sample,
+    tangent,
+    viterbi,
+)
 from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out, use_backend
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "looks_clean",
     "register_backend",
     "sample",
+    "tangent",
     "unregister_backend",
     "use_backend",
     "viterbi",

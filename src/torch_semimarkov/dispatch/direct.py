@@ -65,12 +65,18 @@ class LogPartition(torch.autograd.Function):
 def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:
     """Gradients of ``(weight * log_partition).sum()``, one a term, None if it is absent.
 
-    Gradients that are differentiated again come from the reference's composite text.
+    Gradients that are differentiated again are those of ``tangent.Gradient``, or of the reference's
+    composite text where the backend has no second derivatives.
     """
     if ctx.semiring != "log":
         raise UnsupportedError(f"this op has a gradient for semiring='log', not {ctx.semiring!r}")
     *tensors, value, kept = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        from torch_semimarkov.dispatch.tangent import Gradient, has_tangent
+
+        if has_tangent(ctx.backend, assemble(tensors)):
+            weight = weight.to(value.dtype)
+            return list(Gradient.apply(*tensors, weight, value, kept, ctx.backend))
         reference = cast(CompositeBackend, load("reference"))
         needed = ctx.needs_input_grad[: len(TERMS)]
         p, weight = assemble(tensors), weight.to(value.dtype)

@@ -27,6 +27,7 @@ def log_partition_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     semiring: str,
     backend: str,
@@ -34,7 +35,8 @@ def log_partition_op(
     checkpoint_interval: int | None,
 ) -> tuple[Tensor, Tensor]:
     """The semiring total (B,) float64, and the messages kept for the backward."""
-    tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
+    shared = (transition, duration_bias, start, end)
+    tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
     p = assemble(tensors)
     return _compiled(backend).forward(p, semiring, keep, checkpoint_interval)
 
@@ -56,6 +58,7 @@ def log_partition_backward_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     value: Tensor,
     kept: Tensor,
@@ -63,7 +66,8 @@ def log_partition_backward_op(
     backend: str,
 ) -> list[Tensor]:
     """Gradients of ``(weight * log_partition).sum()``, one a term; empty if it is absent."""
-    tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
+    shared = (transition, duration_bias, start, end)
+    tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
     p = assemble(tensors)
     grads = _compiled(backend).backward(p, value, kept, weight)
     present = dict(p.terms())
@@ -89,11 +93,13 @@ def viterbi_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a table (3, B, T) of starts, ends and labels, and counts (B,)."""
-    tensors = (scores, transition, duration_bias, start, end, start_scores, end_scores, lengths)
+    shared = (transition, duration_bias, start, end)
+    tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
     return _compiled(backend).viterbi(assemble(tensors))
 
 

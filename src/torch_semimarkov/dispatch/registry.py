@@ -55,6 +55,12 @@ class CompositeBackend(Backend, Protocol):
         """(B,) float64. The semiring total, or what the semiring makes of it."""
         ...
 
+    def tangent(
+        self, potentials: Potentials, direction: Potentials, checkpoint_interval: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) float64 twice: log partition, and its derivative in a direction of the terms."""
+        ...
+
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
         """(B,) float64 and the best segmentations."""
         ...
@@ -105,6 +111,33 @@ class CompiledBackend(Backend, Protocol):
         self, potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
         """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
+        ...
+
+    # The next three only where ``reasons_against("tangent", ...)`` is empty. Potentials and
+    # directions are float64; a direction has the terms of the potentials, and is finite.
+
+    def tangent_kept_shape(self, potentials: Potentials, keep: bool) -> tuple[int, ...]:
+        """Shape of the float64 messages that the tangent keeps for its backward."""
+        ...
+
+    def tangent(
+        self, potentials: Potentials, direction: Potentials, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log partition (B,), its derivative in a direction (B,), and the kept messages."""
+        ...
+
+    def tangent_backward(
+        self,
+        potentials: Potentials,
+        direction: Potentials,
+        kept: Tensor,
+        weight: Tensor,
+        slope_weight: Tensor,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of ``(weight * value + slope_weight * slope).sum()``: of terms, of directions.
+
+        Nothing may have been kept; then the forward runs once more.
+        """
         ...
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch_semimarkov.dispatch.registry import (
     loaded,
 )
 from torch_semimarkov.dispatch.select import choose
+from torch_semimarkov.dispatch.tangent import TANGENT_OP, compiled_tangent
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import Segments
 from torch_semimarkov.semirings import Semiring
@@ -63,6 +64,23 @@ def log_partition(
         return direct.LogPartition.apply(*tensors, options)
     compiled = cast(CompiledBackend, chosen)
     return direct.cast_to(dtype, compiled.forward(p, name, False, checkpoint_interval)[0])
+
+
+def tangent(
+    p: Potentials,
+    direction: Potentials,
+    backend: str | None = None,
+    checkpoint_interval: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(B,) float64 twice: log partition, and its derivative in a direction of all terms.
+
+    Both are canonical and float64; the direction is finite and has the terms of the potentials.
+    """
+    chosen = choose(TANGENT_OP, p, "log", backend)
+    if chosen.COMPOSITE:
+        return cast(CompositeBackend, chosen).tangent(p, direction, checkpoint_interval)
+    compiled = cast(CompiledBackend, chosen)
+    return compiled_tangent(p, direction, compiled, checkpoint_interval)
 
 
 def viterbi(

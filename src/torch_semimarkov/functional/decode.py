@@ -35,6 +35,7 @@ def viterbi(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
     validate_args: bool | None = None,
 ) -> ViterbiResult:
@@ -45,8 +46,8 @@ def viterbi(
     gradient; ``log_partition(..., semiring="max")`` does.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
-            validate_args: as in :func:`log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend, validate_args: as in :func:`log_partition`.
 
     Returns:
         :class:`ViterbiResult`, its scores in the type of the scores (half types: float32).
@@ -66,7 +67,8 @@ def viterbi(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     # Where nothing is recorded, the guard would cost as much as the choice of a backend.
     with torch.no_grad() if needs_grad(p) else nullcontext():

@@ -78,7 +78,8 @@ def edge_potentials(p: Potentials) -> Tensor:
     """(B, T, K, C, C). The same score as explicit edges, in plain torch and differentiable.
 
     Args:
-        p: canonical potentials, K durations at most of which those beyond T stay forbidden.
+        p: canonical potentials, K durations at most of which those beyond T stay forbidden. With a
+            tail there are T durations, if T > K.
 
     Returns:
         ``edge[b, start, d-1, destination, source]`` with every term of the score. Only source 0
@@ -91,6 +92,7 @@ def edge_potentials(p: Potentials) -> Tensor:
     tensor([[1., 3.],
             [2., -inf]])
     """
+    p = p.without_tail()
     segments = segment_scores(p)
     T, C = p.T, p.C
     start = p.scores.new_zeros(C) if p.start is None else p.start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,7 +30,7 @@ class Route:
     Args:
         path: "streaming" or "exact"; None if the edge tensor would be too large.
         semiring: its name.
-        edge_shape: (B, T, K, C, C).
+        edge_shape: (B, T, K, C, C); with a tail the larger of K and T stands for K.
         edge_bytes: size of the edge tensor.
         threshold: bytes from which on the exact path refuses.
         backends: the choice of a backend on the path, with the reasons.
@@ -75,8 +76,8 @@ def route(
     name = as_semiring(semiring).name
     asked = {"auto": None, None: None, "exact": "exact"}.get(backend, "streaming")
     path = asked or ("streaming" if name in STREAMING else "exact")
-    shape = (p.B, p.T, p.K, p.C, p.C)
-    size = p.B * p.T * p.K * p.C * p.C * p.compute_dtype.itemsize
+    shape = (p.B, p.T, p.longest, p.C, p.C)
+    size = math.prod(shape) * p.compute_dtype.itemsize
     if path == "exact":
         blank = p.scores.new_empty(1).expand(shape)
         found = dispatch.explain_op(dispatch.EDGE_OP, EdgePotentials(blank), name)

@@ -19,6 +19,7 @@ def explain(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     semiring: str | Semiring = "log",
     backend: str | None = None,
     op: str = "log_partition",
@@ -26,9 +27,10 @@ def explain(
     """Say which backend would run a call, with the reasons against each of the others.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, semiring,
-            backend: the arguments of the call, as in :func:`log_partition`.
-        op: "log_partition" (also for gradients, marginals and entropies), "viterbi" or "sample".
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            semiring, backend: the arguments of the call, as in :func:`log_partition`.
+        op: "log_partition" (also for gradients and marginals), "tangent" (for entropies and second
+            derivatives), "viterbi" or "sample".
 
     Returns:
         An object whose ``chosen`` is a name or None and whose text is a table of reasons.
@@ -44,7 +46,8 @@ def explain(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=False,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=False,
     )  # fmt: skip
     name = semiring if isinstance(semiring, str) else as_semiring(semiring).name
     return dispatch.explain_op(op, p, name, backend)

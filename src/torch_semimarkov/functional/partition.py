@@ -29,6 +29,7 @@ def log_partition(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     semiring: str | Semiring = "log",
     backend: str | None = None,
     checkpoint_interval: int | None = None,
@@ -46,6 +47,9 @@ def log_partition(
         end: (C,) float. Added for the last label; default zeros.
         start_scores: (B, T, C) float. Added at the first position of a segment; default zeros.
         end_scores: (B, T, C) float. Added at the last position of a segment; default zeros.
+        tail: (C,) float, in nats. A segment of d > K positions is possible too, and has the score
+            of row K-1 and ``(d - K) * tail``: a geometric tail of durations without a ceiling.
+            Default none; -inf gives a label none.
         semiring: "log" for the log partition, "max" for the score of the best segmentation, or
             another of ``semirings``: "entropy" in nats, "sampled" whose gradient is a sample, "std"
             whose terms are plain weights >= 0 and neutral at 1, or ``KMaxSemiring(k)`` itself.
@@ -73,7 +77,8 @@ def log_partition(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
     name = semiring if isinstance(semiring, str) else as_semiring(semiring).name

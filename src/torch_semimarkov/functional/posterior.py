@@ -27,8 +27,11 @@ class Marginals(NamedTuple):
     ends: (B, T, C), 0..1. Probability that a segment labelled c has position t as its last.
     boundaries: (B, T), 0..1. Probability that some segment starts at position t.
     transitions: (C, C) or (K, C, C). Expected number of transitions, summed over the batch.
-    durations: (K, C). Expected number of segments of d positions in row d-1, summed over the batch.
+    durations: (K, C). Expected number of segments of d positions in row d-1, summed over the batch;
+        with a tail the last row counts those of K and more.
     log_partition: (B,). In nats.
+    beyond: (C,). Expected number of positions beyond the first K of their segments, summed over the
+        batch; 0 without a tail.
     """
 
     labels: Tensor
@@ -38,6 +41,7 @@ class Marginals(NamedTuple):
     transitions: Tensor
     durations: Tensor
     log_partition: Tensor
+    beyond: Tensor
 
 
 def marginals(
@@ -50,6 +54,7 @@ def marginals(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     validate_args: bool | None = None,
@@ -57,8 +62,8 @@ def marginals(
     """Posterior marginals of labels, segment starts and ends, transitions and durations.
 
     Args:
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
-            checkpoint_interval, validate_args: as in :func:`log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend, checkpoint_interval, validate_args: as in :func:`log_partition`.
 
     Returns:
         :class:`Marginals` in the type of the scores (half types: float32). Differentiable if an
@@ -79,7 +84,8 @@ def marginals(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
     p = _with_boundary_scores(p)
@@ -95,6 +101,7 @@ def marginals(
         transitions=found["transition"],
         durations=found["duration_bias"],
         log_partition=value.to(dtype),
+        beyond=found["tail"] if "tail" in found else scores.new_zeros(p.C, dtype=dtype),
     )
 
 

@@ -22,6 +22,7 @@ def sample(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     num_samples: int = 1,
     generator: torch.Generator | None = None,
     backend: str | None = None,
@@ -33,7 +34,7 @@ def sample(
 
     Args:
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores,
-            validate_args: as in :func:`log_partition`.
+            tail, validate_args: as in :func:`log_partition`.
         num_samples: samples of each sequence, >= 1.
         generator: source of the random numbers, on the device of the scores; default torch's own.
             The same state gives the same samples.
@@ -67,7 +68,8 @@ def sample(
         raise ShapeError(f"generator must be a torch.Generator or None, got {kind}")
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     drawn = dispatch.sample(p, num_samples, generator, backend)
     refuse_impossible(drawn[0].counts == 0)

@@ -52,14 +52,14 @@ def check_support(p: Potentials, segments: Segments, score: Tensor) -> None:
     Raises:
         SegmentError: naming the sequence, the segment, what forbids it and the remedy.
     """
-    long = (segments.durations > p.K) & segments.mask
+    long = (segments.durations > p.longest) & segments.mask
     if bool(long.any()):
         *_, b, i = (int(x) for x in long.nonzero()[0])
         at = tuple(int(x) for x in long.nonzero()[0])
         start, end = int(segments.starts[at]), int(segments.ends[at])
         raise SegmentError(
             f"sequence {b}, segment {i} [{start}, {end}) has {end - start} positions, more than "
-            f"K = {p.K}; raise max_duration, or split long runs"
+            f"K = {p.K}; raise max_duration, give the model a tail, or split long runs"
         )
     if bool((score == -torch.inf).any()):
         index = tuple(int(x) for x in (score == -torch.inf).nonzero()[0])
@@ -78,7 +78,8 @@ def _content(p: Potentials, segments: Segments) -> Tensor:
 def _segment_terms(p: Potentials, segments: Segments) -> Tensor:
     """(..., B, N). Everything but the content, for each segment; 0 in the padding.
 
-    A segment longer than K has -inf: without validation it must not pass for one of K positions.
+    A segment longer than K has -inf if there is no tail: without validation it must not pass for
+    one of K positions.
     """
     mask = segments.mask
     row = torch.arange(p.B, device=p.device)[:, None]
@@ -86,6 +87,9 @@ def _segment_terms(p: Potentials, segments: Segments) -> Tensor:
     last = (segments.ends - 1).clamp(min=0)
     duration = (segments.durations - 1).clamp(min=0, max=p.K - 1)
     terms = p.duration_bias[duration, label]
+    beyond = segments.durations - p.K
+    if p.tail is not None:
+        terms = terms + torch.where(beyond > 0, beyond * p.tail[label], 0.0)
     if p.start_scores is not None:
         terms = terms + p.start_scores[row, start, label]
     if p.end_scores is not None:
@@ -98,7 +102,8 @@ def _segment_terms(p: Potentials, segments: Segments) -> Tensor:
     first = label.new_zeros(()) if p.start is None else p.start[label[..., :1]]
     entering = torch.cat((first.to(into).expand_as(label[..., :1]), into), dim=-1)
     terms = torch.where(mask, terms + entering, 0.0)
-    terms = torch.where(mask & (segments.durations > p.K), -torch.inf, terms)
+    if p.tail is None:
+        terms = torch.where(mask & (beyond > 0), -torch.inf, terms)
     if p.end is None:
         return terms
     index = torch.arange(label.shape[-1], device=p.device)
@@ -152,12 +157,18 @@ def _why_forbidden(p: Potentials, segments: Segments, index: tuple[int, ...]) ->
         remedy = "allow it in the model, or correct the segments"
         if bool((alone.scores[0, start:end, label] == -torch.inf).any()):
             return f"{name}: -inf in scores forbids its label at one of its positions; {remedy}"
-        if float(alone.duration_bias[end - start - 1, label]) == -torch.inf:
+        if _duration_is_forbidden(alone, end - start, label):
             return f"{name}: a duration of {end - start} is forbidden for its label; {remedy}"
         if float(_segment_terms(alone, one)[0, i]) == -torch.inf:
             before = "the start" if i == 0 else f"label {int(labels[start - 1])}"
             return f"{name}: entering it from {before}, or ending there, is forbidden; {remedy}"
     return f"sequence {b}: the segmentation has score -inf"
+
+
+def _duration_is_forbidden(p: Potentials, duration: int, label: int) -> bool:
+    if float(p.duration_bias[min(duration, p.K) - 1, label]) == -torch.inf:
+        return True
+    return duration > p.K and (p.tail is None or float(p.tail[label]) == -torch.inf)
 
 
 def _one_sequence(p: Potentials, b: int) -> Potentials:
@@ -166,5 +177,5 @@ def _one_sequence(p: Potentials, b: int) -> Potentials:
 
     return Potentials(
         p.scores[b : b + 1], p.transition, p.duration_bias, pick(p.lengths), p.start, p.end,
-        pick(p.start_scores), pick(p.end_scores),
+        pick(p.start_scores), pick(p.end_scores), p.tail,
     )  # fmt: skip

@@ -31,6 +31,7 @@ def segment_score(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     validate_args: bool | None = None,
     validate_segments: bool | None = None,
 ) -> Tensor:
@@ -38,8 +39,8 @@ def segment_score(
 
     Args:
         segments: B segmentations, or (..., B) of them, each tiling its sequence.
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores: the
-            potentials, as in :func:`log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail:
+            the potentials, as in :func:`log_partition`.
         validate_args: check the values of the potentials; default on CPU only.
         validate_segments: check that the segments tile the sequences and are in the support of the
             model; default as ``validate_args``.
@@ -61,7 +62,8 @@ def segment_score(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     checked = validate_args if validate_segments is None else validate_segments
     return checked_score(p, segments, checked).to(result_dtype(scores))
@@ -78,6 +80,7 @@ def segment_log_prob(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     validate_args: bool | None = None,
@@ -87,8 +90,8 @@ def segment_log_prob(
 
     Args:
         segments: B segmentations, or (..., B) of them, each tiling its sequence.
-        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, backend,
-            checkpoint_interval: as in :func:`log_partition`.
+        scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
+            backend, checkpoint_interval: as in :func:`log_partition`.
         validate_args, validate_segments: as in :func:`segment_score`.
 
     Returns:
@@ -107,7 +110,8 @@ def segment_log_prob(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail,
+        validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
     checked = validate_args if validate_segments is None else validate_segments

@@ -12,6 +12,19 @@ from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.segments import check_lengths, lengths_problem
 
 _SHOWN = 8
+# What the axes of a tensor count, by the last word of its name; any other tensor has an index only.
+_POSITIONS = ("sequence", "position", "label")
+_AXES = {
+    "hidden": ("sequence", "position", "feature"),
+    "scores": _POSITIONS,
+    "start_scores": _POSITIONS,
+    "end_scores": _POSITIONS,
+    "transition": ("source", "destination"),
+    "duration_bias": ("duration", "label"),
+    "start": ("label",),
+    "end": ("label",),
+    "partition": ("sequence",),
+}
 
 
 def require_finite(
@@ -52,8 +65,29 @@ def require_finite(
     shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
     raise NumericsError(
         f"{name} holds {int(nan.sum())} NaN and {int(inf.sum())} Inf of {values.numel()} values "
-        f"(in {axis} {shown}; first at index {tuple(index[0].tolist())}); {remedy}"
+        f"(in {axis} {shown}; first at {place_of(name, index[0].tolist())}); {remedy}"
     )
+
+
+def place_of(name: str, index: Sequence[int]) -> str:
+    """An entry of a tensor in words; its index where the name does not tell what the axes count.
+
+    Args:
+        name: of the tensor, as in "the gradient of scores" or "scores (after the projection)".
+        index: of the entry; durations count from 1 on, all else from 0 on.
+
+    >>> place_of("the gradient of duration_bias", [3, 1])
+    'duration 4, label 1'
+    >>> place_of("x", [3, 1])
+    'index (3, 1)'
+    """
+    axes = _AXES.get(name.split(" (")[0].split()[-1], ())
+    if name.endswith("transition") and len(index) == 3:
+        axes = ("duration", *axes)
+    if len(axes) != len(index):
+        return f"index {tuple(index)}"
+    numbers = [i + (axis == "duration") for axis, i in zip(axes, index, strict=True)]
+    return ", ".join(f"{axis} {i}" for axis, i in zip(axes, numbers, strict=True))
 
 
 def watch_gradient(name: str, tensor: Tensor, remedy: str, axis: str = "sequences") -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_semimarkov import functional
 from torch_semimarkov.durations import DurationSource, create_duration_distribution
 from torch_semimarkov.errors import ConfigError, ShapeError
-from torch_semimarkov.functional import Marginals, ViterbiResult
+from torch_semimarkov.functional import ViterbiResult
 from torch_semimarkov.functional.exact import EDGE_MEMORY, STREAMING, Route
 from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.nn.checks import (
@@ -21,6 +21,7 @@ from torch_semimarkov.nn.checks import (
     watch_gradient,
 )
 from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
+from torch_semimarkov.nn.queries import PosteriorQueries
 from torch_semimarkov.nn.routes import (
     at_least_float32,
     log_prob_of,
@@ -39,7 +40,7 @@ _PARAMETER = "an earlier step spoilt it: load a checkpoint, lower the learning r
 _GRADIENT = "lower the learning rate, clip gradients, or add parameter_penalty() to the loss"
 
 
-class SemiMarkovCRFHead(nn.Module):
+class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
     """A probability over segmentations with explicit durations, on top of an encoder.
 
     Args:
@@ -299,31 +300,6 @@ class SemiMarkovCRFHead(nn.Module):
     ) -> ViterbiResult:
         """The same as :meth:`decode`, under its established name."""
         return self.decode(hidden, lengths, backend=backend, use_triton=use_triton)
-
-    def marginals(
-        self,
-        hidden: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        backend: str = "auto",
-        use_triton: bool = True,
-    ) -> Marginals:
-        """Posterior marginals; see :func:`torch_semimarkov.marginals`.
-
-        Args:
-            hidden, lengths: as in :meth:`potentials`.
-            backend, use_triton: as in :meth:`forward`.
-
-        Raises:
-            ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
-        """
-        with triton_or_not(use_triton):
-            terms = self._checked(hidden, lengths)
-            on = streaming_backend(backend, "marginals")
-            found = functional.marginals(**terms, backend=on)
-        if self._validates(hidden):
-            require_partition(found.log_partition)
-        return found
 
     def parameter_penalty(self, p: float = 2.0) -> Tensor:
         """Sum of ``|weight| ** p`` over transitions, durations, start and end; add it to the loss.

@@ -12,6 +12,7 @@ from torch_semimarkov.semirings.log import LogSemiring
 from torch_semimarkov.semirings.max import MaxSemiring
 from torch_semimarkov.semirings.sampled import SampledSemiring
 from torch_semimarkov.semirings.std import StdSemiring
+from torch_semimarkov.semirings.tangent import TangentSemiring
 
 SEMIRINGS: dict[str, type] = {
     "log": LogSemiring,
@@ -78,6 +79,7 @@ __all__ = [
     "SampledSemiring",
     "Semiring",
     "StdSemiring",
+    "TangentSemiring",
     "as_semiring",
     "by_name",
     "filled",

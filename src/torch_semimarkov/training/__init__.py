@@ -12,14 +12,18 @@ _HOMES = {
     "TrainConfig": "config",
     "Trained": "run",
     "Trainer": "loop",
+    "examine": "doctor",
+    "load_batch": "doctor",
     "load_config": "config",
     "load_model": "folder",
+    "save_batch": "doctor",
     "save_model": "folder",
     "train": "run",
 }
 
 if TYPE_CHECKING:
     from torch_semimarkov.training.config import TrainConfig, load_config
+    from torch_semimarkov.training.doctor import examine, load_batch, save_batch
     from torch_semimarkov.training.folder import SavedModel, load_model, save_model
     from torch_semimarkov.training.inference import Prediction, Predictor
     from torch_semimarkov.training.loop import Trainer
@@ -32,8 +36,11 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "Trainer",
+    "examine",
+    "load_batch",
     "load_config",
     "load_model",
+    "save_batch",
     "save_model",
     "train",
 ]

@@ -105,6 +105,9 @@ class TrainConfig:
     schedule: str = _setting("constant", "Learning rate over time.", choices=("constant", "cosine"))
     warmup_steps: int = _setting(0, "Batches over which the rate rises from 0.", low=0)
     weight_decay: float = _setting(0.01, "Weight decay of AdamW.", low=0)
+    crf_reg: float = _setting(
+        0.0, "Weight of the squared transitions and durations in the loss; CRFs only.", low=0
+    )
     clip_norm: float = _setting(1.0, "Largest norm of the gradient.", above=0)
     patience: int = _setting(
         10, "Stop after so many epochs without a lower validation loss.", low=1
@@ -112,6 +115,13 @@ class TrainConfig:
     validation_fraction: float = _setting(
         0.1, "Share of the records for validation, if no --validation is given.", low=0, below=1
     )
+    fixed_length: int | None = _setting(
+        None,
+        "Train on pieces of exactly so many positions, to see whether a fault needs ragged ends.",
+        low=1,
+        shown="records as they are",
+    )
+    triton: bool = _setting(True, "Consider the Triton kernels.")
     seed: int = _setting(0, "Seed of the weights, the split and the batches.", low=0)
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     threads: int | None = _setting(
@@ -143,6 +153,8 @@ class TrainConfig:
         problems = [p for field in dataclasses.fields(self) for p in _problems(self, field)]
         if not problems and self.min_rank > self.max_rank:
             problems = [f"min_rank must be <= max_rank = {self.max_rank}, got {self.min_rank}"]
+        if not problems and self.crf_reg and self.head == "argmax":
+            problems = ["crf_reg is a setting of the CRFs only, got head argmax"]
         raise_all(ConfigError, "wrong settings", problems)
 
     def encoder_options(self) -> dict[str, Any]:

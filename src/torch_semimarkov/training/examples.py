@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from torch_semimarkov.data import LabelVocabulary, Record, split_long_segments
-from torch_semimarkov.errors import SegmentError
+from torch_semimarkov.errors import ConfigError, SegmentError
 from torch_semimarkov.segments import PAD, Segments
 
 # Batches of similar lengths waste little padding; pools keep their composition random.
@@ -71,6 +71,32 @@ def make_examples(
         rows = [(s, e, vocabulary.encode(label, record.name)) for s, e, label in pieces]
         examples.append(Example(record.name, torch.from_numpy(record.features), torch.tensor(rows)))
     return examples
+
+
+def pieces_of(examples: Sequence[Example], length: int) -> list[Example]:
+    """Pieces of exactly ``length`` positions, one after the other; what is left over goes.
+
+    Raises:
+        ConfigError: no example is that long.
+
+    >>> one = Example("a", torch.zeros(5, 1), torch.tensor([[0, 3, 0], [3, 5, 1]]))
+    >>> [piece.segments.tolist() for piece in pieces_of([one], 2)]
+    [[[0, 2, 0]], [[0, 1, 0], [1, 2, 1]]]
+    """
+    pieces = []
+    for example in examples:
+        for first in range(0, len(example.features) - length + 1, length):
+            stop, rows = first + length, example.segments
+            inside = rows[(rows[:, 1] > first) & (rows[:, 0] < stop)].clone()
+            inside[:, :2] = inside[:, :2].clamp(first, stop) - first
+            name = f"{example.name}:{first}-{stop}"
+            pieces.append(Example(name, example.features[first:stop], inside))
+    if examples and not pieces:
+        longest = max(len(example.features) for example in examples)
+        raise ConfigError(
+            f"fixed_length is {length}, and the longest record has {longest} positions; lower it"
+        )
+    return pieces
 
 
 def collate_examples(examples: Sequence[Example]) -> ExampleBatch:

@@ -27,6 +27,7 @@ from torch_semimarkov.training.checkpoint import (
     write_checkpoint,
 )
 from torch_semimarkov.training.config import TrainConfig
+from torch_semimarkov.training.doctor import kept_if_it_fails, watch_drift
 from torch_semimarkov.training.examples import (
     Example,
     batch_order,
@@ -115,7 +116,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: asked to stop; the message says where, and the checkpoint is written.
-            NumericsError: NaN or Inf in the loss or a gradient; the last checkpoint stands.
+            NumericsError: NaN or Inf in the loss or a gradient; the last checkpoint stands, and
+                the batch is written to the folder for ``torch-semimarkov doctor``.
         """
         with StopSignals() as stop:
             while not self.progress.finished:
@@ -197,9 +199,11 @@ class Trainer:
             group["lr"] = rate * group["share"]
         batch = collate_examples(examples).to(self.device)
         count = int(batch.lengths.sum())
-        total = self.model(batch.features, batch.lengths, batch.segments).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        (total / count).backward()
+        with kept_if_it_fails(self.model, batch, self.folder):
+            total = self.model(batch.features, batch.lengths, batch.segments).sum()
+            penalty = c.crf_reg * self.model.head.parameter_penalty() if c.crf_reg else 0.0
+            (total / count + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
         self.optimizer.step()
         p.loss_sum += total.item()
@@ -235,6 +239,7 @@ class Trainer:
         p.stopped_early = bool(p.best_epoch) and p.epoch - p.best_epoch >= self.config.patience
         p.finished = p.stopped_early or p.epoch >= self.config.epochs
         self.report(_epoch_line(p.history[-1], self.config.epochs))
+        watch_drift(self.model.head, p.epoch)
         p.epoch, p.batch, p.loss_sum, p.positions, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
         self.save()
 

@@ -15,9 +15,10 @@ import torch
 from torch_semimarkov.data import LabelVocabulary, Record, suggest_max_duration
 from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError, raise_all
 from torch_semimarkov.nn import SemiMarkovCRFHead
+from torch_semimarkov.nn.routes import triton_or_not
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
 from torch_semimarkov.training.config import TrainConfig
-from torch_semimarkov.training.examples import make_examples, split_records
+from torch_semimarkov.training.examples import make_examples, pieces_of, split_records
 from torch_semimarkov.training.folder import SavedModel, load_model, remove_run
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.loop import Progress, Trainer
@@ -103,13 +104,15 @@ def train(
     duration = choose_duration(training, config, report)
     device = pick_device(config.device)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with generators, cpu_threads(config.threads):
+    with generators, cpu_threads(config.threads), triton_or_not(config.triton):
         torch.manual_seed(config.seed)
         saved = build(training, vocabulary, config, duration["max_duration"])
         model = saved.model
         examples = [
             make_examples(part, vocabulary, model.max_duration) for part in (training, held_out)
         ]
+        if config.fixed_length is not None:
+            examples = [pieces_of(part, config.fixed_length) for part in examples]
         if isinstance(model.head, SemiMarkovCRFHead):
             start_from_counts(model.head, examples[0])
         if config.start_from is not None and not resume:

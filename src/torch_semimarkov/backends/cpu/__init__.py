@@ -21,6 +21,11 @@ from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_L
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.tangent_calls import (
+    tangent,
+    tangent_backward,
+    tangent_kept_shape,
+)
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.vector_types import LANES
@@ -41,17 +46,21 @@ __all__ = [
     "kept_shape",
     "looks_clean",
     "reasons_against",
+    "tangent",
+    "tangent_backward",
+    "tangent_kept_shape",
     "viterbi",
 ]
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "edge_log_partition")
+OPS = ("log_partition", "tangent", "viterbi", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
+    "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -72,8 +81,12 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "tangent" and potentials.per_duration:
+        reasons.append("has no tangent for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
+    if isinstance(potentials, Potentials) and potentials.tail is not None:
+        reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons

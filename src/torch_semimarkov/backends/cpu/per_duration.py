@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch_semimarkov.backends.cpu.per_duration_pull import BLOCK, pull_back
 from torch_semimarkov.backends.cpu.per_duration_scan import scan
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
+from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
@@ -53,7 +52,7 @@ def backward(
     p, x = potentials, _Tables(potentials)
     totals, weights, saved = value.numpy(), weight.to(torch.float64).numpy(), kept.numpy()
     grads = {name: torch.zeros_like(term) for name, term in p.terms()}
-    last, sums = np.zeros((p.B, p.C)), _FixedSum(p.B)
+    last, sums = np.zeros((p.B, p.C)), FixedSum(p.B)
 
     def task(b: int) -> None:
         counts = np.zeros(x.K * (x.S + 1) * x.C)
@@ -150,32 +149,6 @@ class _Tables:
         """Alpha (L, labels) and steps (L,) as parts of one array; empty if it is."""
         L = self.lengths[b] if len(room) else 0
         return room[: L * self.labels], room[L * self.labels :][:L]
-
-
-class _FixedSum:
-    """Sum of one array a sequence, in the order of a binary tree, whoever comes first.
-
-    So the bits of the sum do not depend on the threads, and few arrays wait for their neighbours.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count, self._lock = count, Lock()
-        self._waiting: dict[tuple[int, int], np.ndarray] = {}
-        self.total = np.empty(0)
-
-    def add(self, index: int, part: np.ndarray) -> None:
-        """Add the array of one sequence, and keep it as room for sums."""
-        nodes, level = self._count, 0
-        while nodes > 1:
-            if index ^ 1 < nodes:
-                with self._lock:
-                    other = self._waiting.pop((level, index ^ 1), None)
-                    if other is None:
-                        self._waiting[level, index] = part
-                        return
-                part += other
-            index, nodes, level = index // 2, (nodes + 1) // 2, level + 1
-        self.total = part
 
 
 def _scan(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:

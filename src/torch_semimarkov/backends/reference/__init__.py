@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from torch_semimarkov.backends.reference.edges import edge_log_partition
-from torch_semimarkov.backends.reference.partition import differentiable_gradient, log_partition
+from torch_semimarkov.backends.reference.partition import (
+    differentiable_gradient,
+    log_partition,
+    tangent,
+)
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
@@ -11,13 +15,17 @@ from torch_semimarkov.semirings import SEMIRINGS
 
 NAME = "reference"
 COMPOSITE = True
-OPS = ("log_partition", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair")
+OPS = (
+    "log_partition", "tangent", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair",
+)  # fmt: skip
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(T C + K C)", "O(T C + K C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
+    "tangent": ("O(T (K C + C^2))", "O(T C + K C)", "O(T (K C + C^2))"),
+    "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
@@ -56,5 +64,6 @@ __all__ = [
     "log_partition",
     "reasons_against",
     "sample",
+    "tangent",
     "viterbi",
 ]

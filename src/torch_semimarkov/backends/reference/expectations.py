@@ -45,7 +45,12 @@ def expectations(
         "end": last.sum(0),
         "start_scores": starts,
         "end_scores": ends,
+        "tail": p.scores.new_zeros(p.C),
     }
+    if left.open is not None:
+        leaving = p.duration_bias[-1] + p.end_scores + beta - norm
+        counts = _beyond(p, left.open, leaving, weight)
+        result["duration_bias"][-1], result["tail"] = counts
     result["scores"] = torch.where(inside, result["scores"], 0.0)
     return {name: result[name] for name in TERMS}
 
@@ -72,3 +77,19 @@ def _durations(p: Potentials, entering: Tensor, beta: Tensor, weight: Tensor) ->
         segments = (open_score + p.duration_bias[d - 1] + leaving[:, d - 1 :]).exp().sum(1)
         rows.append((segments * weight[:, None]).sum(0))
     return torch.stack(rows)
+
+
+def _beyond(p: Potentials, open: Tensor, leaving: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected number of segments of K or more positions, and of their positions beyond K; (C,).
+
+    ``leaving`` (B, T, C) is what follows a segment of K or more positions that ends, relative to
+    the log partition.
+    """
+    longer = p.scores + p.tail
+    closing = leaving.clone()
+    for t in range(p.T - 2, -1, -1):
+        closing[:, t] = torch.logaddexp(closing[:, t], longer[:, t + 1] + closing[:, t + 1])
+    weight = weight[:, None, None]
+    segments = (open + leaving).exp() * weight
+    positions = (open[:, :-1] + longer[:, 1:] + closing[:, 1:]).exp() * weight
+    return segments.sum((0, 1)), positions.sum((0, 1))

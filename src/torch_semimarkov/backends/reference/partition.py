@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_semimarkov.backends.reference.expectations import expectations
 from torch_semimarkov.backends.reference.scan import Messages, prepare, scan, total
 from torch_semimarkov.potentials import TERMS, Potentials
-from torch_semimarkov.semirings import Semiring, as_semiring, by_name
+from torch_semimarkov.semirings import Semiring, TangentSemiring, as_semiring, by_name
 
 
 def composite(
@@ -47,6 +47,20 @@ def log_partition(
         tensors = [getattr(potentials, name) for name in TERMS]
         return _LogPartition.apply(checkpoint_interval, potentials.lengths, *tensors)
     return composite(potentials, algebra, checkpoint_interval)
+
+
+def tangent(
+    potentials: Potentials, direction: Potentials, checkpoint_interval: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(B,) float64 twice: the log partition, and its derivative in a direction of the terms.
+
+    Differentiable to any order in both. ``direction`` has the terms of the potentials, and is
+    finite; what it holds where a score is -inf has no effect.
+    """
+    value, slope = composite(potentials, TangentSemiring(), checkpoint_interval, direction)
+    # Where T = 1 nothing reads the transition; sums of nothing give it a gradient of zeros.
+    terms = [x for model in (potentials, direction) for _, x in model.terms()]
+    return value, slope + sum(x[..., :0].sum() for x in terms)
 
 
 class _LogPartition(torch.autograd.Function):
@@ -80,7 +94,7 @@ def _lean_gradient(
     potentials = _assemble(lengths, tensors)
     p = prepare(potentials)
     if kept:
-        value, messages = kept[0], Messages(kept[1], kept[2])
+        value, messages = kept[0], Messages(*kept[1:])
     else:
         messages = scan(p, by_name("log"))
         value = total(p, by_name("log"), messages.alpha)

@@ -52,9 +52,12 @@ def _walk(
     while bool((end > 0).any()):
         active = end > 0
         d = 1 + _draw(_open_scores(p, messages, row, end.clamp(min=1), label), generator)
+        into = p.transition[d - 1, :, label] if p.per_duration else p.transition.T[label]
+        if messages.open is not None:
+            further = _beyond(p, messages.open, (row, end.clamp(min=1) - 1, label), generator)
+            d = torch.where(d == p.K, d + further, d)
         start = end - d
         walked.append(torch.where(active, torch.stack((start, end, label)), PAD))
-        into = p.transition[d - 1, :, label] if p.per_duration else p.transition.T[label]
         source = _draw(messages.alpha[row, (start - 1).clamp(min=0)] + into, generator)
         label = torch.where(active & (start > 0), source, label)
         end = torch.where(active, start, 0)
@@ -80,7 +83,40 @@ def _open_scores(
         entering = messages.entering[row, start, label]
     content = p.scores[row, start, label].cumsum(-1)
     score = entering + content + p.start_scores[row, start, label] + p.duration_bias[d - 1, label]
-    return torch.where(inside, score, -torch.inf)
+    score = torch.where(inside, score, -torch.inf)
+    if messages.open is not None:
+        beyond = messages.open[row, end[..., None] - 1, label] + p.duration_bias[-1, label]
+        score = torch.cat((score[..., :-1], beyond), dim=-1)
+    return score
+
+
+def _beyond(
+    p: Potentials,
+    open: Tensor,
+    at: tuple[Tensor, Tensor, Tensor],
+    generator: torch.Generator | None,
+) -> Tensor:
+    """(S, B). Positions beyond K of segments of K or more, drawn given where they end, the label.
+
+    How likely it is that a segment goes back at least so far falls with the distance, so one
+    uniform number and a search by halves find it.
+    """
+    row, last, label = at
+    longer = p.scores + p.tail
+    blocked = longer == -torch.inf
+    content = torch.where(blocked, 0.0, longer).cumsum(1)
+    position = torch.arange(p.T, device=p.device)[:, None]
+    # no segment goes back beyond a position that none is held at
+    least = torch.where(blocked, position, 0).cummax(1).values[row, last, label]
+    score = open - content
+    point = torch.rand(last.shape, generator=generator, dtype=open.dtype, device=p.device)
+    bound = score[row, last, label] + torch.log1p(-point)
+    low, high = least, last
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        reached = score[row, middle, label] >= bound
+        low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+    return last - low
 
 
 def _draw(score: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -4,7 +4,8 @@ A segment that is still open at position t is a row of a ring: row d-1 holds the
 everything that ends in a segment which started d positions ago. Each step shifts the ring by one
 row, adds the scores of the position to all of it, and sums the rows, with their duration bias, into
 ``alpha``: the score of all segmentations of the first t positions whose last label is c. Nothing is
-ever subtracted, so -inf needs no guard here.
+ever subtracted, so -inf needs no guard here. Where durations have a tail, the last row is never
+shifted out: it keeps every segment of K or more positions, one tail longer at each step.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Terms(NamedTuple):
     """Every term lifted into a semiring, whose components come first (none for plain numbers).
 
     scores, start_scores, end_scores: (..., B, T, C). transition: (..., 1, C, C), or
-    (..., 1, K, C, C). duration_bias: (..., 1, K, C). start, end: (..., 1, C).
+    (..., 1, K, C, C). duration_bias: (..., 1, K, C). start, end: (..., 1, C). tail: (..., 1, C), or
+    None where there is none.
     """
 
     scores: Tensor
@@ -37,6 +39,7 @@ class Terms(NamedTuple):
     end: Tensor
     start_scores: Tensor
     end_scores: Tensor
+    tail: Tensor | None
 
 
 Step = Callable[[Terms, Semiring, State, int], tuple[State, Tensor]]
@@ -50,10 +53,14 @@ class Messages(NamedTuple):
     entering: (..., B, T, C), or (..., B, T, K, C) for (K, C, C) transitions.
         ``entering[..., s, c]``: all segmentations of the first s positions, and the transition
         into a segment labelled c.
+    open: (..., B, T, C), with a tail only. ``open[..., t-1, c]``: all segmentations of the first
+        positions, and a segment labelled c of K or more positions so far that position t-1 is in,
+        without its duration bias.
     """
 
     alpha: Tensor
     entering: Tensor
+    open: Tensor | None = None
 
 
 def prepare(potentials: Potentials, neutral: float = 0.0) -> Potentials:
@@ -77,6 +84,7 @@ def prepare(potentials: Potentials, neutral: float = 0.0) -> Potentials:
         end=no_label if p.end is None else p.end.to(wide),
         start_scores=at_positions(p.start_scores),
         end_scores=at_positions(p.end_scores),
+        tail=None if p.tail is None else p.tail.to(wide),
     )
 
 
@@ -98,8 +106,10 @@ def scan(
     terms = lift(semiring, p, *others)
     blank = filled(semiring.zero, (p.B, p.K, p.C), p.scores)
     state: State = (blank, blank if p.per_duration else blank[..., 0, :])
+    if p.per_duration and p.tail is not None:
+        state = (*state, blank[..., 0, :])
     stretch = checkpoint_interval or p.T
-    collected: list[Tensor] = []
+    collected: list[list[Tensor]] = []
     for first in range(0, p.T, stretch):
         arguments = (terms, semiring, state, first, min(first + stretch, p.T))
         if checkpoint_interval is not None and torch.is_grad_enabled():
@@ -107,10 +117,9 @@ def scan(
         else:
             state, *messages = _run(*arguments)
         collected.append(messages)
-    alpha, entering = (
-        torch.cat(parts, dim=_time(semiring)) for parts in zip(*collected, strict=True)
+    return Messages(
+        *(torch.cat(parts, dim=_time(semiring)) for parts in zip(*collected, strict=True))
     )
-    return Messages(alpha, entering)
 
 
 def total(p: Potentials, semiring: Semiring, alpha: Tensor, *others: Potentials) -> Tensor:
@@ -122,6 +131,7 @@ def total(p: Potentials, semiring: Semiring, alpha: Tensor, *others: Potentials)
 
 def lift(semiring: Semiring, *models: Potentials) -> Terms:
     """The terms of prepared potentials, or of the two that a semiring compares, as elements."""
+    tails = _tails(models, semiring)
     return Terms(
         scores=semiring.lift(*(p.scores for p in models)),
         transition=semiring.lift(*(p.transition[None] for p in models)),
@@ -130,7 +140,16 @@ def lift(semiring: Semiring, *models: Potentials) -> Terms:
         end=semiring.lift(*(p.end[None] for p in models)),
         start_scores=semiring.lift(*(p.start_scores for p in models)),
         end_scores=semiring.lift(*(p.end_scores for p in models)),
+        tail=None if tails is None else semiring.lift(*tails),
     )
+
+
+def _tails(models: tuple[Potentials, ...], semiring: Semiring) -> list[Tensor] | None:
+    """(1, C) of each model, one without a tail forbidding it where another has one; else None."""
+    if all(p.tail is None for p in models):
+        return None
+    none = torch.full_like(models[0].start, semiring.forbidden)
+    return [(none if p.tail is None else p.tail)[None] for p in models]
 
 
 def reverse(p: Potentials) -> Potentials:
@@ -159,16 +178,23 @@ def _time(semiring: Semiring) -> int:
 
 def _run(
     terms: Terms, semiring: Semiring, state: State, first: int, stop: int
-) -> tuple[State, Tensor, Tensor]:
+) -> tuple[State | Tensor, ...]:
     per_duration = terms.transition.dim() > terms.duration_bias.dim()
     step: Step = _per_duration_step if per_duration else _factored_step
-    alphas, enterings = [], []
+    messages = []
     for t in range(first, stop):
         state, entering = step(terms, semiring, state, t)
-        alphas.append(state[1][..., 0, :] if per_duration else state[1])
-        enterings.append(entering)
+        alpha = state[1][..., 0, :] if per_duration else state[1]
+        kept = () if terms.tail is None else (state[2] if per_duration else state[0][..., -1, :],)
+        messages.append((alpha, entering, *kept))
     time = _time(semiring)
-    return state, torch.stack(alphas, dim=time), torch.stack(enterings, dim=time)
+    return state, *(torch.stack(parts, dim=time) for parts in zip(*messages, strict=True))
+
+
+def _with_tail(terms: Terms, semiring: Semiring, fresh: Tensor, before: Tensor, t: int) -> Tensor:
+    """(..., C). What is K positions old at position t, and what was so ``before`` and goes on."""
+    held = semiring.times(semiring.times(before, terms.tail), terms.scores[..., t, :])
+    return semiring.sum(torch.stack((fresh, held), dim=-2), dim=-2)
 
 
 def _factored_step(terms: Terms, semiring: Semiring, state: State, t: int) -> tuple[State, Tensor]:
@@ -180,8 +206,12 @@ def _factored_step(terms: Terms, semiring: Semiring, state: State, t: int) -> tu
     else:
         entering = semiring.sum(times(alpha[..., None], terms.transition), dim=-2)
     fresh = times(entering, terms.start_scores[..., t, :])
+    before = ring[..., -1, :]
     ring = torch.cat((fresh[..., None, :], ring[..., :-1, :]), dim=-2)
     ring = times(ring, terms.scores[..., t, None, :])
+    if terms.tail is not None:
+        last = _with_tail(terms, semiring, ring[..., -1, :], before, t)
+        ring = torch.cat((ring[..., :-1, :], last[..., None, :]), dim=-2)
     ended = semiring.sum(times(ring, terms.duration_bias), dim=-2)
     return (ring, times(ended, terms.end_scores[..., t, :])), entering
 
@@ -192,9 +222,10 @@ def _per_duration_step(
     """Take in position t: the transition depends on the duration, so sources stay apart.
 
     Row d-1 of ``content`` is the score of the segment's own positions, row d-1 of ``source`` is
-    alpha where that segment started.
+    alpha where that segment started. With a tail, ``beyond`` holds what is K or more positions old,
+    the transition into it included.
     """
-    content, source = state
+    content, source, *beyond = state
     times = semiring.times
     fresh = terms.start_scores[..., t, None, :]
     content = torch.cat((fresh, content[..., :-1, :]), dim=-2)
@@ -202,7 +233,11 @@ def _per_duration_step(
     entering = semiring.sum(times(source[..., None], terms.transition), dim=-2)
     from_start = torch.arange(source.shape[-2], device=source.device) == t
     entering = torch.where(from_start[:, None], terms.start[..., None, :], entering)
-    ended = semiring.sum(times(times(entering, content), terms.duration_bias), dim=-2)
+    ring = times(entering, content)
+    if terms.tail is not None:
+        beyond = [_with_tail(terms, semiring, ring[..., -1, :], beyond[0], t)]
+        ring = torch.cat((ring[..., :-1, :], beyond[0][..., None, :]), dim=-2)
+    ended = semiring.sum(times(ring, terms.duration_bias), dim=-2)
     alpha = times(ended, terms.end_scores[..., t, :])
     source = torch.cat((alpha[..., None, :], source[..., :-1, :]), dim=-2)
-    return (content, source), entering
+    return (content, source, *beyond), entering

@@ -41,12 +41,20 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Segments]:
 def _choices(p: Potentials, recorder: _Recorder) -> tuple[Tensor, Tensor, Tensor]:
     """Winning sources (B, T, C) or (B, T, K, C), durations - 1 (B, T, C) and last labels (B,)."""
     *choices, label = recorder.choices
-    if p.per_duration:
-        source, duration = choices[0::2], choices[1::2]
-    else:
-        duration = [choices[0], *choices[2::2]]
-        source = [choices[0], *choices[1::2]]
-    return torch.stack(source, dim=1), torch.stack(duration, dim=1), label
+    if not p.per_duration:  # the first position has no source
+        choices = [choices[0], *choices]
+    stride = 2 if p.tail is None else 3
+    source, duration = (torch.stack(choices[i::stride], dim=1) for i in (0, stride - 1))
+    if p.tail is not None:
+        held = torch.stack(choices[1::stride], dim=1)
+        duration = torch.where(duration == p.K - 1, duration + _run_lengths(held), duration)
+    return source, duration, label
+
+
+def _run_lengths(held: Tensor) -> Tensor:
+    """(B, T, C). How many 1s of ``held`` in a row end at each position."""
+    position = torch.arange(1, held.shape[1] + 1, device=held.device)[:, None]
+    return position - torch.where(held == 0, position, 0).cummax(1).values
 
 
 def _follow(
@@ -63,7 +71,8 @@ def _follow(
         start = end - 1 - d
         walked.append(torch.where(active, torch.stack((start, end, label)), PAD))
         if p.per_duration:
-            before = source[row, last, d, label]
+            row_used = d.clamp(max=p.K - 1)
+            before = source[row, last - d + row_used, row_used, label]
         else:
             before = source[row, start.clamp(min=0), label]
         label = torch.where(active & (start > 0), before, label)

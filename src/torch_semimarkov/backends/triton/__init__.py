@@ -68,6 +68,8 @@ def reasons_against(
     elif on_device and not reasons and isinstance(p, Potentials):
         problem = memory_problem(p.device.index or 0, shared_bytes(p))
         reasons += [problem] if problem else []
+    if isinstance(potentials, Potentials) and potentials.tail is not None:
+        reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons

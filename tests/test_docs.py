@@ -1,0 +1,52 @@
+"""Every Python block of the pages runs, page by page, and prints what stands below it."""
+
+import contextlib
+import doctest
+import io
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+# A block of Python, and the text right below it, if there is one.
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: str) -> list[tuple[str, str | None]]:
+    """Code and expected output of a page, None where nothing is expected."""
+    found = BLOCK.finditer((ROOT / page).read_text(encoding="utf-8"))
+    return [(match[1], match[2]) for match in found]
+
+
+def run_doctest(code: str, names: dict[str, object], page: str) -> None:
+    """Run a block that is a session of the interpreter."""
+    session = doctest.DocTestParser().get_doctest(code, names, page, page, 0)
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(session, clear_globs=False)
+    names.update(session.globs)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code, expected in blocks(page):
+        if code.startswith(">>> "):
+            run_doctest(code, names, page)
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            exec(compile(code, page, "exec"), names)
+        if expected is not None:
+            assert printed.getvalue() == expected
+
+
+def test_there_are_pages_with_blocks_and_none_is_indented_away():
+    assert any(blocks(page) for page in PAGES)
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert text.count("```python") == len(blocks(page))
