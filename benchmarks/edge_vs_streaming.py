@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from measuring import check
 from rows import COLUMNS, HEADINGS, Row, Sheet, as_table, measured_row, new_row
-from timing import interleave
 from torch import Tensor
 from truth import Truth
 from workload import OURS, PHASES, Call, Found, Size, Workload, draw, our_call, parse_size
 
 import torch_semimarkov
+from torch_semimarkov.cli.timing import interleave
 from torch_semimarkov.errors import SemiMarkovError
 from torch_semimarkov.functional.edges import edge_potentials
 from torch_semimarkov.functional.exact import exact_log_partition

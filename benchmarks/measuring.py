@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from peers import Peer
 from rows import Row, measured_row, new_row, with_ratios
-from timing import Clock, interleave, timed
 from truth import Truth, Verdict, differs, verdict_of
 from workload import OURS, Call, Size, our_call
+
+from torch_semimarkov.cli.timing import Clock, interleave, timed
 
 SLOW = 20.0
 
@@ -107,13 +108,25 @@ def on_threads(run: Callable[[], Any], threads: int | None) -> Callable[[], Any]
     return pinned
 
 
-def check(call: Call, truth: Truth, repeats: Repeats = _DEFAULT) -> _Checked:
-    """Run a call once, or twice where it must repeat its bits, and compare."""
+def check(
+    call: Call,
+    truth: Truth,
+    repeats: Repeats = _DEFAULT,
+    judge: Callable[[Call, Any, Truth], Verdict] | None = None,
+) -> _Checked:
+    """Run a call once, or twice where it must repeat its bits, and compare.
+
+    Args:
+        call: what is measured later.
+        truth: the right answers.
+        repeats: its clock measures the first run.
+        judge: compares a result with the truth; default ``verdict_of``.
+    """
     try:
         if repeats.compiles:
             call.run()
         first, result = repeats.clock(call.run)
-        verdict = verdict_of(call, result, truth)
+        verdict = (judge or verdict_of)(call, result, truth)
         if not verdict.problem and call.repeats_bits:
             again = call.found(call.run())
             if differs(call.found(result), again):

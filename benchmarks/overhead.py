@@ -10,12 +10,12 @@ from unittest import mock
 import torch
 from measuring import check
 from rows import Row, new_row, with_times
-from timing import interleave
 from truth import Truth
 from workload import OURS, PHASES, Size, Workload, our_call, with_gradients
 
 import torch_semimarkov
 from torch_semimarkov import log_partition, viterbi
+from torch_semimarkov.cli.timing import interleave
 from torch_semimarkov.dispatch.registry import load
 
 SMALL = Size(1, 32, 4, 4)

@@ -85,7 +85,7 @@ def _flash_semicrf(module: Any, workload: Workload, phase: str) -> list[tuple[st
         run = without_gradients(lambda: value(*leaves))
         return [("log partition", run, lambda found: Found(found, {}))]
     if phase == "forward+backward":
-        return [("and gradients of 3 inputs", with_gradients(value, leaves), _flash_gradients)]
+        return [("and gradients of 3 inputs", with_gradients(value, leaves), flash_gradients)]
     score = without_gradients(lambda: forward(*leaves, workload.lengths, K, semiring="max"))
     return [
         ("score and path", _flash_decode(module, workload), _flash_path),
@@ -93,7 +93,8 @@ def _flash_semicrf(module: Any, workload: Workload, phase: str) -> list[tuple[st
     ]
 
 
-def _flash_gradients(result: tuple[Tensor, tuple[Tensor, ...]]) -> Found:
+def flash_gradients(result: tuple[Tensor, tuple[Tensor, ...]]) -> Found:
+    """Its value and gradients in our terms."""
     value, (cum_scores, transition, duration_bias) = result
     # A position's score is in every later prefix sum.
     scores = cum_scores[:, 1:].flip(1).cumsum(1).flip(1)

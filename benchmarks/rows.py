@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import summarize
 from truth import Verdict
 from workload import Size
 
 import torch_semimarkov
+from torch_semimarkov.cli.timing import summarize
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import FileFormatError
 from torch_semimarkov.metrics import format_table
@@ -115,10 +115,11 @@ class Sheet:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if not self.before:
                 writer.writeheader()
-            writer.writerows({name: _short(x) for name, x in row.items()} for row in self.rows)
+            writer.writerows({name: short(x) for name, x in row.items()} for row in self.rows)
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
+    """Numbers with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

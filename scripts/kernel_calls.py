@@ -50,6 +50,8 @@ def all_calls() -> Iterator[Call]:
     usual = [
         USUAL,
         replace(USUAL, B=32, K=500),
+        replace(USUAL, B=1, K=1000, T=10_000),
+        replace(USUAL, K=500, flags=("start-end", "boundary")),
         replace(USUAL, B=1, T=10_000),
         replace(USUAL, flags=("start-end", "boundary")),
     ]

@@ -24,6 +24,8 @@ def reasons_against(op, potentials, semiring="log"):
         return ["has no tangent"]
     if potentials.per_duration:
         return ["has no (K, C, C) transitions"]
+    if potentials.tail is not None:
+        return ["has no geometric tail"]
     return []
 
 
@@ -38,7 +40,7 @@ def forward(potentials, semiring, keep, checkpoint_interval):
     messages = scan(p, algebra)
     kept = messages.alpha.new_empty(0)
     if keep and checkpoint_interval is None:
-        kept = torch.stack(messages)
+        kept = torch.stack(messages[:2])
     return total(p, algebra, messages.alpha), kept
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from torch_semimarkov.errors import ShapeError, UnsupportedError
 from torch_semimarkov.scan import distributed_scan
 
 # Uneven pieces by number of ranks, one of them empty.
@@ -86,3 +87,16 @@ def message_of_error(rank, shapes, options):
     except ValueError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def messages_of_faults(rank, faults):
+    """The error of this rank for each argument that rank 1 alone gives."""
+    found = []
+    for name, value in faults:
+        arguments = {"x": torch.zeros(3)} | ({name: value} if rank == 1 else {})
+        try:
+            distributed_scan(**arguments)
+            found.append("")
+        except (ShapeError, UnsupportedError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found

@@ -38,6 +38,9 @@ def potentials_of(head: SemiMarkovCRFHead, hidden: Tensor) -> oracle.Sequence:
     x = _numpy(hidden)
     nothing = np.zeros((len(x), head.num_classes))
     start, end = head.start_projection, head.end_projection
+    tail = np.full(head.num_classes, -np.inf)
+    if head.tail_logit is not None:
+        tail = _numpy(torch.nn.functional.logsigmoid(head.tail_logit))
     return oracle.Sequence(
         scores=x if head.hidden_dim is None else _linear(head.projection, x),
         transition=_numpy(head.transition).copy(),
@@ -46,7 +49,7 @@ def potentials_of(head: SemiMarkovCRFHead, hidden: Tensor) -> oracle.Sequence:
         end=_numpy(head.end),
         start_scores=nothing if start is None else _linear(start, x),
         end_scores=nothing if end is None else _linear(end, x),
-        tail=np.full(head.num_classes, -np.inf),
+        tail=tail,
     )
 
 

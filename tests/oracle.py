@@ -14,7 +14,7 @@ class Sequence:
     """Potentials of one sequence of L positions, without padding; float64 arrays.
 
     scores, start_scores, end_scores: (L, C). transition: (C, C) or (K, C, C).
-    duration_bias: (K, C). start, end: (C,). tail: (C,), -inf for none.
+    duration_bias: (K, C). start, end: (C,). tail: (C,), -inf or left out for none.
     """
 
     scores: np.ndarray
@@ -24,7 +24,11 @@ class Sequence:
     end: np.ndarray
     start_scores: np.ndarray
     end_scores: np.ndarray
-    tail: np.ndarray
+    tail: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.tail is None:
+            object.__setattr__(self, "tail", np.full_like(self.start, -inf))
 
     @property
     def longest(self) -> int:

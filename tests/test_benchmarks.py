@@ -10,7 +10,6 @@ import measuring
 import overhead
 import pytest
 import rows
-import timing
 import torch
 import truth
 import workload
@@ -19,6 +18,7 @@ from peers import PEERS, Peer
 from truth import Truth, Verdict, verdict_of
 from workload import PHASES, Found, Size, draw, our_call
 
+from torch_semimarkov.cli import timing
 from torch_semimarkov.errors import FileFormatError
 
 SMALL = Size(2, 12, 3, 4)
@@ -51,7 +51,7 @@ def rows_of(phase, *peers, size=SMALL):
     return measure(Step("bars", size, phase, peers), Truth(draw(size)), FEW)
 
 
-@pytest.mark.parametrize("module", ["timing", "workload"])
+@pytest.mark.parametrize("module", ["torch_semimarkov.cli.timing", "workload"])
 def test_the_examples_hold(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted and not result.failed

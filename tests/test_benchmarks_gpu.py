@@ -16,9 +16,10 @@ import torch
 from gpu_ceilings import Rates, bound_of, work_of
 from gpu_vs_peers import BOTH, EXTRA, FORWARD, GPU_COLUMNS, INTERVALS, PEER, SCALING, WANTED, wanted
 from measuring import Repeats, Step, measure
-from timing import timed
 from truth import Truth, Verdict
 from workload import PHASES, Size, draw
+
+from torch_semimarkov.cli.timing import timed
 
 SCRIPT = Path(gpu_vs_peers.__file__)
 SMALL = Size(2, 12, 3, 4)

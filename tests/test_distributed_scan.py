@@ -81,6 +81,25 @@ def test_ranks_that_disagree_all_raise_and_none_hangs(shapes, options):
     assert all(message.startswith("ShapeError") for message in messages), messages
 
 
+FAULTY = {
+    "a list": ("x", [1.0], "ShapeError: x must be a tensor, got list"),
+    "an unknown op": ("op", "mean", "UnsupportedError: op must be one of"),
+    "both ways": ("reverse", "both", "ShapeError: reverse must be True or False"),
+    "an unknown backend": ("backend", "fast", "UnsupportedError: backend must be one of"),
+    "a backend that is not there": ("backend", "triton", "UnsupportedError: backend='triton'"),
+    "a number": ("initial", 1.0, "initial must be a tensor, got float"),
+    "no type": ("dtype", "float32", "dtype must be a torch.dtype"),
+}
+
+
+def test_the_fault_of_one_rank_is_an_error_on_all_and_none_hangs():
+    faults = [fault[:2] for fault in FAULTY.values()]
+    other, own = cases.run_on_ranks(2, cases.messages_of_faults, faults)
+    for (_, _, wanted), seen, found in zip(FAULTY.values(), other, own, strict=True):
+        assert seen.startswith("ShapeError") and "ranks [1] do not fit" in seen
+        assert wanted in found
+
+
 def test_without_a_process_group_the_error_says_what_to_do():
     with pytest.raises(UnsupportedError, match="torchrun"):
         distributed_scan(torch.zeros(3))

@@ -164,6 +164,14 @@ def test_drift_beyond_20_warns_and_names_the_remedy(caplog):
     assert "epoch 2" in caplog.records[-1].message and "--crf-reg" in caplog.records[-1].message
 
 
+def test_rare_durations_of_a_normalised_model_are_no_drift(caplog):
+    head = SemiMarkovCRFHead(1, 400, duration_distribution="geometric", duration_mean=2.0)
+    assert head.durations().min().item() < -20
+    with caplog.at_level(logging.WARNING, "torch_semimarkov"):
+        watch_drift(head, 1)
+    assert not caplog.records
+
+
 def test_crf_reg_keeps_the_transitions_small():
     found = []
     for weight in (0.0, 1.0):

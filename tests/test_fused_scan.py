@@ -313,6 +313,27 @@ BAD = {
         lambda: fused_associative_scan(X, 1, lengths=torch.tensor([1, 5])),
     ),
     "a list": (ShapeError, "x must be a tensor, got list", lambda: fused_associative_scan([1.0])),
+    "a list of lengths": (
+        ShapeError,
+        "lengths must be a tensor, got list",
+        lambda: fused_associative_scan(X, 1, lengths=[1, 2]),
+    ),
+    "a number to begin with": (
+        ShapeError,
+        r"initial must be a tensor, got float; pass torch.tensor\(initial\)",
+        lambda: linear_scan(X, X, 1, initial=1.0),
+    ),
+    "no dimension and no type": (
+        ShapeError,
+        "dim must be an integer, got None\n.*dtype must be a torch.dtype .* got 'float32'",
+        lambda: fused_associative_scan(X, None, dtype="float32"),
+    ),
+    "a word for a switch": (
+        ShapeError,
+        "exclusive must be True or False, got 'no'",
+        lambda: fused_associative_scan(X, 1, exclusive="no"),
+    ),
+    "a tensor for a way": (ShapeError, "reverse", lambda: explain(X, 1, torch.tensor(True))),
     "a list of gates": (
         ShapeError,
         "gates must be a tensor, got list",

@@ -161,7 +161,8 @@ def test_a_saved_state_loads_into_a_new_head(options):
 def test_the_state_holds_exactly_the_parameters_and_constraints():
     assert set(random_head(boundary_scores=True).state_dict()) == {
         "transition", "start", "end", "durations.weight", "allowed_transitions",
-        "allowed_durations", "projection.weight", "projection.bias", "start_projection.weight",
+        "allowed_durations", "allowed_first", "allowed_last", "projection.weight",
+        "projection.bias", "start_projection.weight",
         "start_projection.bias", "end_projection.weight", "end_projection.bias",
     }  # fmt: skip
 

@@ -4,15 +4,29 @@ import importlib
 
 import pytest
 import torch
-from factory import FLAGS, PER_POSITION, SIZES, Size, make_inputs, oracles, with_grad
+from factory import (
+    FLAGS,
+    PER_POSITION,
+    SIZES,
+    Size,
+    by_threads,
+    make_inputs,
+    one_sequence,
+    oracles,
+    runs_on,
+    to_sequence,
+    with_grad,
+)
+from oracle import Oracle
 from scipy.stats import chi2
 
-from torch_semimarkov import dispatch, explain, sample, segment_score
+from torch_semimarkov import explain, marginals, sample, segment_score
 from torch_semimarkov.errors import NumericsError, ShapeError, UnsupportedError
 
 DRAWS = 20_000
 POSSIBLE = [name for name, flags in FLAGS.items() if "impossible" not in flags]
 for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
+for_each_backend = pytest.mark.parametrize("backend", ["reference", "cpu"])
 
 
 def seeded(seed=0):
@@ -43,23 +57,27 @@ def p_value(drawn, found):
     return chi2.sf(statistic, cells - 1) if cells > 1 else 1.0
 
 
+@for_each_backend
 @for_each_possible
 @pytest.mark.parametrize("size", [SIZES[3], SIZES[4], SIZES[5]], ids=str)
-def test_frequencies_are_the_enumerated_probabilities(flags, size):
+def test_frequencies_are_the_enumerated_probabilities(backend, flags, size):
     inputs = make_inputs(size, flags=flags)
-    drawn = sample(**inputs, num_samples=DRAWS, generator=seeded())
+    with runs_on(backend):
+        drawn = sample(**inputs, num_samples=DRAWS, generator=seeded())
     for b, found in enumerate(oracles(size, flags=flags)):
         assert p_value(paths(drawn, b), found) > 1e-3
 
 
-def test_the_chi_squared_test_bites():
+@for_each_backend
+def test_the_chi_squared_test_bites(backend):
     inputs = make_inputs()
     other = {**inputs, "transition": inputs["transition"] + 0.2 * torch.eye(3)}
-    drawn = sample(**other, num_samples=DRAWS, generator=seeded())
+    drawn = sample(**other, num_samples=DRAWS, generator=seeded(), backend=backend)
     assert p_value(paths(drawn, 0), oracles()[0]) < 1e-3
 
 
-def test_padding_never_reaches_a_sample():
+@for_each_backend
+def test_padding_never_reaches_a_sample(backend):
     size = Size((5, 1, 4), K=3, C=3, padding=2)
     inputs = make_inputs(size, flags="all-tail")
     outside = torch.arange(size.T) >= inputs["lengths"][:, None]
@@ -67,12 +85,14 @@ def test_padding_never_reaches_a_sample():
         name: x.masked_fill(outside[..., None], torch.nan) if name in PER_POSITION else x
         for name, x in inputs.items()
     }
-    clean = sample(**inputs, num_samples=50, generator=seeded())
-    assert sample(**filled, num_samples=50, generator=seeded()) == clean
+    with runs_on(backend):
+        clean = sample(**inputs, num_samples=50, generator=seeded())
+        assert sample(**filled, num_samples=50, generator=seeded()) == clean
 
 
-def test_a_generator_makes_samples_reproducible():
-    inputs = make_inputs()
+@for_each_backend
+def test_a_generator_makes_samples_reproducible(backend):
+    inputs = {**make_inputs(), "backend": backend}
     first = sample(**inputs, num_samples=50, generator=seeded(1))
     assert sample(**inputs, num_samples=50, generator=seeded(1)) == first
     assert sample(**inputs, num_samples=50, generator=seeded(2)) != first
@@ -86,26 +106,30 @@ def test_a_generator_makes_samples_reproducible():
 def test_samples_that_walk_in_turns_have_the_same_frequencies(monkeypatch, flags):
     home = importlib.import_module("torch_semimarkov.backends.reference.sample")
     monkeypatch.setattr(home, "_CHUNK", 9 * 1000)
-    drawn = sample(**make_inputs(flags=flags), num_samples=DRAWS, generator=seeded())
+    inputs = {**make_inputs(flags=flags), "backend": "reference"}
+    drawn = sample(**inputs, num_samples=DRAWS, generator=seeded())
     assert drawn.counts.shape == (DRAWS, 3)
     for b, found in enumerate(oracles(flags=flags)):
         assert p_value(paths(drawn, b), found) > 1e-3
 
 
+@for_each_backend
 @pytest.mark.parametrize("flags", ["plain", "all", "tail", "all-tail"])
-def test_samples_of_long_sequences_tile_them(flags):
+def test_samples_of_long_sequences_tile_them(backend, flags):
     inputs = make_inputs(Size((5000, 4321), K=12, C=4), torch.float32, flags)
-    drawn = sample(**inputs, num_samples=5, generator=seeded())
+    with runs_on(backend):
+        drawn = sample(**inputs, num_samples=5, generator=seeded())
     scores = segment_score(drawn, **inputs, validate_segments=True)
     assert scores.shape == (5, 2)
     assert scores.isfinite().all()
     assert len(scores.unique()) == 10
 
 
+@for_each_backend
 @pytest.mark.parametrize("flags", ["impossible", "impossible-per-duration"])
-def test_an_impossible_sequence_is_an_error_that_names_it(flags):
+def test_an_impossible_sequence_is_an_error_that_names_it(backend, flags):
     with pytest.raises(NumericsError, match="no segmentation of sequence 0 is possible"):
-        sample(**make_inputs(flags=flags))
+        sample(**make_inputs(flags=flags), backend=backend)
 
 
 def test_a_seed_is_no_generator():
@@ -130,11 +154,10 @@ def test_sampling_records_no_gradient_and_leaves_arguments_alone():
 def test_explain_says_which_backend_samples():
     inputs = make_inputs()
     found = explain(**inputs, op="sample")
-    assert found.chosen == "reference"
+    assert found.chosen == "cpu"
     assert "has no sample" in str(found)
-    other = next(name for name in dispatch.available_backends() if name != "reference")
     with pytest.raises(UnsupportedError, match="has no sample"):
-        sample(**inputs, backend=other)
+        sample(**inputs, backend="triton")
 
 
 def test_all_samples_share_one_pass_over_the_sequences(monkeypatch):
@@ -142,5 +165,85 @@ def test_all_samples_share_one_pass_over_the_sequences(monkeypatch):
     home = importlib.import_module("torch_semimarkov.backends.reference.sample")
     scan = home.scan
     monkeypatch.setattr(home, "scan", lambda *a: passes.append(1) or scan(*a))
-    sample(**make_inputs(), num_samples=100)
+    sample(**make_inputs(), num_samples=100, backend="reference")
     assert len(passes) == 1
+
+
+@pytest.mark.parametrize("flags", ["plain", "all"])
+def test_the_cpu_backend_sweeps_each_sequence_once_whatever_the_number_of_samples(
+    monkeypatch, flags
+):
+    home = importlib.import_module("torch_semimarkov.backends.cpu.paths")
+    passes = []
+
+    def counting(function):
+        return lambda *a: passes.append(1) or function(*a)
+
+    monkeypatch.setattr(home, "filter_forward", counting(home.filter_forward))
+    monkeypatch.setattr(home.per_duration, "forward", counting(home.per_duration.forward))
+    sample(**make_inputs(flags=flags), num_samples=600, backend="cpu")
+    assert len(passes) == (3 if flags == "plain" else 1)
+
+
+@pytest.mark.parametrize("flags", ["plain", "all"])
+def test_threads_and_the_number_of_samples_change_no_sample(flags):
+    size = Size((900, 700, 800), K=40, C=8)
+    inputs = make_inputs(size, flags=flags)
+    one, two = by_threads(
+        (1, 2), lambda: sample(**inputs, num_samples=300, generator=seeded(), backend="cpu")
+    )
+    assert one == two
+    fewer = sample(**inputs, num_samples=3, generator=seeded(), backend="cpu")
+    assert fewer == one[:3]
+
+
+@pytest.mark.parametrize("scale", [20.0, 300.0])
+def test_the_cpu_backend_samples_right_where_its_tiles_are_in_logs(scale):
+    inputs = make_inputs(SIZES[4])
+    inputs = {n: x if n == "lengths" else x * scale for n, x in inputs.items()}
+    inputs["transition"] /= scale
+    drawn = sample(**inputs, num_samples=DRAWS, generator=seeded(), backend="cpu")
+    for b in range(3):
+        assert p_value(paths(drawn, b), Oracle(to_sequence(inputs, b))) > 1e-3
+
+
+@pytest.mark.parametrize("flags", ["plain", "all"])
+def test_far_from_the_start_frequencies_are_those_of_the_marginals(flags):
+    inputs = one_sequence(make_inputs(Size((400,), K=9, C=3), flags=flags, seed=2), 0)
+    draws = 4000
+    drawn = sample(**inputs, num_samples=draws, generator=seeded(), backend="cpu")
+    labels = drawn.to_labels(400)[:, 0]
+    seen = torch.nn.functional.one_hot(labels, 3).double().mean(0)
+    truth = marginals(**inputs).labels[0]
+    error = (truth * (1 - truth) / draws).sqrt()
+    assert ((seen - truth).abs() <= 5 * error + 1e-9).all()
+
+
+def test_torch_compile_draws_anew_at_each_call():
+    inputs = make_inputs()
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def run(scores, transition, duration_bias, lengths):
+        return sample(scores, transition, duration_bias, lengths, num_samples=20).starts
+
+    torch.manual_seed(1)
+    first, second = run(**inputs), run(**inputs)
+    torch.manual_seed(1)
+    assert torch.equal(run(**inputs), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("flags", ["plain", "all"])
+def test_the_registered_op_keeps_its_promises(flags):
+    from torch_semimarkov.dispatch.path_library import sample_op
+    from torch_semimarkov.functional.inputs import gather
+
+    fields = gather(**make_inputs(flags=flags)).fields()
+    torch.library.opcheck(sample_op, (*fields, torch.tensor([7]), 3, "cpu"))
+
+
+@pytest.mark.slow
+def test_a_million_positions_are_sampled_in_bounded_memory():
+    inputs = make_inputs(Size((1_000_000,), K=30, C=4), torch.float32)
+    drawn = sample(**inputs, num_samples=2, generator=seeded(), backend="cpu")
+    assert segment_score(drawn, **inputs, validate_segments=True).isfinite().all()

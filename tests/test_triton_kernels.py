@@ -75,12 +75,12 @@ def test_hostile_scores_give_the_marginals_of_the_reference(name):
 @runs_kernels
 @pytest.mark.parametrize("name", CASES)
 def test_hostile_scores_in_float32_keep_the_promise_of_float32(name):
-    found, truth = both(hostile(name, T, FLOAT32))
+    # scores in the hundreds add up: starts far from where their segments end are large numbers
+    found, truth = both(hostile(name, 200 if name == "x100" else T, FLOAT32))
     torch.testing.assert_close(
         found.log_partition.cpu().double(), truth.log_partition, rtol=1e-6, atol=0.0
     )
-    # scores in the hundreds, summed over 40 positions, are exact to about 1e-4 in float32
-    assert_marginals(found, truth, 1e-3 if name == "x100" else 1e-4)
+    assert_marginals(found, truth, 1e-4)
 
 
 @runs_kernels

@@ -3,6 +3,7 @@
 import ast
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import race_checker
 from factory import Size, make_inputs, upstream
 
 from torch_semimarkov.backends import triton as backend
-from torch_semimarkov.backends.triton import edges, scans
+from torch_semimarkov.backends.triton import edges, scans, variants
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 FOLDER = Path(backend.__file__).parent
@@ -83,7 +84,19 @@ def call_scan(op, reverse):
     return lambda: scans.associative_scan(x, op, reverse, False, None, None)
 
 
+def call_split(operation):
+    """The same with the history of a tile of 8 positions split over programs, in several tiles."""
+    inner = call(operation, Size((20, 9), K=17, C=2), torch.float32, "boundary")
+
+    def run():
+        with mock.patch.object(variants, "TABLE", ((1 << 20, 1, 4, 4, 8),)):
+            return inner()
+
+    return run
+
+
 OTHERS = [
+    *[(f"split-{operation}", call_split, (operation,)) for operation in OPERATIONS[:4]],
     *[(f"edges-{semiring}", call_edges, (semiring,)) for semiring in ("log", "max")],
     *[
         (f"scan-{op}-{reverse}", call_scan, (op, reverse))
@@ -94,7 +107,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("make", "arguments"), [x[1:] for x in OTHERS], ids=[x[0] for x in OTHERS])
-def test_another_order_changes_nothing_of_edges_and_scans(make, arguments):
+def test_another_order_changes_nothing_of_the_other_calls(make, arguments):
     assert race_checker.findings(make(*arguments), orders=(0, 1)) == []
 
 

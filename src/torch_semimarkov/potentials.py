@@ -125,8 +125,11 @@ class Potentials:
     def without_tail(self) -> Potentials:
         """The same model with a row of the duration bias for each duration up to T, and no tail."""
         more = self.T - self.K
-        if self.tail is None or more < 1:
-            return replace(self, tail=None)
+        if self.tail is None:
+            return self
+        if more < 1:  # a sum of nothing, so that the gradient of the tail is 0 and not missing
+            bias = self.duration_bias + self.tail[:0].sum()
+            return replace(self, duration_bias=bias, tail=None)
         beyond = torch.arange(1, more + 1, device=self.device)[:, None] * self.tail
         bias = torch.cat((self.duration_bias, self.duration_bias[-1] + beyond))
         transition = self.transition

@@ -20,6 +20,9 @@ from torch_semimarkov.cli.options import PATH, decoding_option, settings
 )  # fmt: skip
 @click.option("--posteriors", is_flag=True, help="Also write <name>.posteriors.npz.")
 @decoding_option
+@click.option(
+    "--merged", type=PATH, help="Also write the segments of all inputs to one file, in their order."
+)
 @click.option("--overwrite", is_flag=True, help="Write results that are there already once more.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
@@ -36,6 +39,7 @@ def command(
     kind: str,
     posteriors: bool,
     decoding: str,
+    merged: Path | None,
     overwrite: bool,
     batch_size: int,
     device: str,
@@ -50,6 +54,9 @@ def command(
     Each input gives one file in the output folder: <name>.segments.tsv, <name>.segments.json, or
     (wfdb) annotations <name>.pred. Results that are there already are left as they are, so a
     stopped call goes on where it was; --overwrite makes them anew.
+
+    Under torchrun the processes share the inputs: torchrun --nproc-per-node 2 --no-python
+    torch-semimarkov predict ...
 
     With --posteriors the segments also carry a score (the mean posterior of the label over the
     segment), and <name>.posteriors.npz holds labels (T, C), boundaries (T,), which is the posterior
@@ -75,5 +82,6 @@ def command(
             device,
             quiet,
             given,
+            merged,
         )
     )

@@ -19,6 +19,7 @@ from torch_semimarkov.data import (
     SegmentTable,
     atomic_write,
     read_any,
+    read_segments,
     record_paths,
     write_segments_json,
     write_segments_tsv,
@@ -26,7 +27,8 @@ from torch_semimarkov.data import (
 )
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.training.folder import SavedModel, load_model
-from torch_semimarkov.training.inference import Prediction, Predictor
+from torch_semimarkov.training.inference import Prediction, Predictor, pick_device
+from torch_semimarkov.training.ranks import Ranks, process_group
 
 ENDINGS = {"tsv": ".segments.tsv", "json": ".segments.json", "wfdb": ".pred"}
 POSTERIORS = ".posteriors.npz"
@@ -48,6 +50,7 @@ class PredictCall:
     device: str
     quiet: bool
     reading: dict[str, Any]
+    merged: Path | None = None
 
     def targets(self, name: str) -> list[Path]:
         """Files that a record's results go to; the segments last, as they mark it as done."""
@@ -56,7 +59,13 @@ class PredictCall:
 
 
 def run_predict(call: PredictCall) -> None:
-    """Decode every input that has no result yet."""
+    """Decode every input that has no result yet; under torchrun each process takes its share."""
+    _check_merged(call)
+    with process_group(pick_device(call.device).type) as ranks:
+        _run(call, ranks)
+
+
+def _run(call: PredictCall, ranks: Ranks) -> None:
     if call.output.exists() and not call.output.is_dir():
         raise ConfigError(f"{call.output}: the output must be a folder, this is a file")
     saved = load_model(call.model)
@@ -72,17 +81,38 @@ def run_predict(call: PredictCall) -> None:
         for name, path in files.items()
         if call.overwrite or not all(target.is_file() for target in call.targets(name))
     }
+    mine = dict(ranks.share(list(todo.items())))
     predictor = Predictor(saved, call.device, call.batch_size, call.posteriors, call.decoding)
-    quiet = True if call.quiet else None
-    with tqdm(total=len(todo), unit="file", disable=quiet, leave=False, file=sys.stderr) as bar:
-        for prediction in predictor(_records(todo, options)):
+    quiet = True if call.quiet or not ranks.first else None
+    with tqdm(total=len(mine), unit="file", disable=quiet, leave=False, file=sys.stderr) as bar:
+        for prediction in predictor(_records(mine, options)):
             call.output.mkdir(parents=True, exist_ok=True)
             _write(call, saved, prediction)
             bar.update()
+    ranks.wait()
+    if not ranks.first:
+        return
+    if call.merged is not None:
+        _merge(call, list(files))
     skipped = len(files) - len(todo)
     click.echo(f"{len(todo)} of {len(files)} files segmented: {call.output}")
     if skipped:
         click.echo(f"{skipped} had results already and were skipped; --overwrite makes them anew")
+
+
+def _check_merged(call: PredictCall) -> None:
+    if call.merged is None:
+        return
+    if call.kind == "wfdb":
+        raise ConfigError("--merged joins tables, and --format wfdb writes none; use tsv or json")
+    if not call.merged.absolute().parent.is_dir():
+        raise ConfigError(f"{call.merged}: the folder of --merged does not exist")
+
+
+def _merge(call: PredictCall, names: list[str]) -> None:
+    """Write the segments of every input into one file, in the order of the inputs."""
+    tables = [table for name in names for table in read_segments(call.targets(name)[-1])]
+    (write_segments_tsv if call.kind == "tsv" else write_segments_json)(call.merged, tables)
 
 
 def _named_files(inputs: tuple[Path, ...]) -> dict[str, Path]:

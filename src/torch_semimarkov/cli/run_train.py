@@ -13,6 +13,8 @@ from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.training.config import TrainConfig
 from torch_semimarkov.training.evaluation import evaluate_model
 from torch_semimarkov.training.folder import RUN_FILES, save_model
+from torch_semimarkov.training.inference import pick_device
+from torch_semimarkov.training.ranks import Ranks, process_group
 from torch_semimarkov.training.run import train
 
 
@@ -31,8 +33,14 @@ class TrainCall:
 
 
 def run_train(call: TrainCall) -> None:
-    """Read, train, save, and say what happened."""
-    _check_output(call)
+    """Read, train, save, and say what happened; under torchrun, by all its processes together."""
+    with process_group(pick_device(call.config.device).type) as ranks:
+        _run(call, ranks)
+
+
+def _run(call: TrainCall, ranks: Ranks) -> None:
+    if ranks.first:
+        _check_output(call)
     records = read_all(call.data, call.options)
     held_out = None if call.validation is None else read_all(call.validation, call.options)
     _refuse_unlabelled(call.data, records, call.options)
@@ -43,6 +51,8 @@ def run_train(call: TrainCall) -> None:
             records, held_out, call.config, call.output,
             resume=call.resume, quiet=call.quiet, report=_printer(call.quiet), clear=call.overwrite,
         )  # fmt: skip
+    if not ranks.first:
+        return
     metrics = trained.metrics()
     if trained.held_out:
         _, summary = evaluate_model(trained.saved, trained.held_out, call.config.device)

@@ -43,6 +43,9 @@ def command(
     Ctrl-C stops after the batch in progress and leaves a checkpoint. The same command with --resume
     goes on to the same result as if it had not been stopped.
 
+    Under torchrun the processes share each batch, and the result is that of one process with the
+    whole batch: torchrun --nproc-per-node 2 --no-python torch-semimarkov train ...
+
     \b
     The output folder:
       model.safetensors  config.json    the model, loaded without executing code

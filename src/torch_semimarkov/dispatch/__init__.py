@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
+from torch_semimarkov.dispatch.queries import max_marginals, messages
 from torch_semimarkov.dispatch.registry import (
+    Stepper,
     available_backends,
     register_backend,
     unregister_backend,
 )
 from torch_semimarkov.dispatch.run import (
     expectations,
+    kbest,
     log_partition,
     looks_clean,
     sample,
+    stepper,
     tangent,
     viterbi,
 )
@@ -21,16 +25,21 @@ from torch_semimarkov.dispatch.select import Explanation, explain_op, leave_out,
 __all__ = [
     "EDGE_OP",
     "Explanation",
+    "Stepper",
     "available_backends",
     "edge_composite",
     "edge_log_partition",
     "expectations",
     "explain_op",
+    "kbest",
     "leave_out",
     "log_partition",
     "looks_clean",
+    "max_marginals",
+    "messages",
     "register_backend",
     "sample",
+    "stepper",
     "tangent",
     "unregister_backend",
     "use_backend",

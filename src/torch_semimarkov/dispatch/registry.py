@@ -7,8 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from torch import Generator, Tensor
 
 from torch_semimarkov.collector import paused_collector
@@ -63,6 +64,10 @@ class CompositeBackend(Backend, Protocol):
 
     def viterbi(self, potentials: Potentials) -> tuple[Tensor, Segments]:
         """(B,) float64 and the best segmentations."""
+        ...
+
+    def kbest(self, potentials: Potentials, k: int) -> tuple[Tensor, Segments]:
+        """(k, B) float64, -inf where there are fewer, and the k best segmentations."""
         ...
 
     def sample(
@@ -144,6 +149,17 @@ class CompiledBackend(Backend, Protocol):
         """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
         ...
 
+    # Optional, as ``reasons_against`` says: both give a (3, n, B, N) int64 table of starts, ends
+    # and labels, -1 past the counts (n, B), with N the largest of these and at least 1.
+
+    def kbest(self, potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (k, B) float64, -inf where there are fewer, table and counts."""
+        ...
+
+    def sample(self, potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Table and counts, which depend on the seed and not on the number of threads."""
+        ...
+
     def edge_kept_shape(self, p: EdgePotentials, keep: bool) -> tuple[int, ...]:
         """Shape of the float64 messages that the forward over edges keeps for the backward."""
         ...
@@ -156,6 +172,29 @@ class CompiledBackend(Backend, Protocol):
         self, p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor
     ) -> Tensor:
         """Gradient of ``(weight * total).sum()`` in the edges, in their type."""
+        ...
+
+
+class Stepper(Protocol):
+    """The recurrence of one semiring, position by position; ``Stepper`` of a backend that streams.
+
+    States are the backend's own. Made from potentials of which only the shared terms are read.
+    """
+
+    def begin(self, label: int | None = None) -> Any:
+        """The state before the first position, or after a segment of this label with score 0."""
+        ...
+
+    def advance(self, states: Sequence[Any], terms: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Take (B, n, C) scores, start_scores and end_scores in; (n, B, C, width) codes."""
+        ...
+
+    def ends(self, state: Any, last: bool) -> tuple[np.ndarray, float]:
+        """(C,) score of all that ends here by its label, and a number to add to each."""
+        ...
+
+    def follow(self, codes: np.ndarray, first: int, b: int, walk: np.ndarray) -> np.ndarray:
+        """(3, N) starts, ends and labels, the last first, that begin among some positions."""
         ...
 
 

@@ -81,7 +81,7 @@ def _composite_gradient(
     tensors: Tensors, weights: Weights, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The same by autograd through the reference, for further derivatives."""
-    reference = cast(CompositeBackend, load("reference"))
+    reference, tensors = cast(CompositeBackend, load("reference")), _apart(tensors)
     value, slope = reference.tangent(*both(tensors), None)
     wanted = [x for x, need in zip(tensors, needed, strict=True) if need]
     found: Any = torch.autograd.grad(
@@ -111,7 +111,7 @@ def run_backward(
         return first, second
     from torch_semimarkov.dispatch.tangent_library import tangent_backward_op
 
-    grads = tangent_backward_op(*tensors, kept, weights.value, weights.slope, backend)
+    grads = tangent_backward_op(*tensors, kept, torch.stack(weights), backend)
     present = [x is not None for x in tensors[: len(TERMS)]]
     parts = grads[: len(TERMS)], grads[len(TERMS) :]
     first, second = (
@@ -172,11 +172,19 @@ def _second(
     return [*grads, None, slope.to(weight.dtype)]
 
 
+def _apart(tensors: Tensors) -> list[Tensor | None]:
+    """The same tensors as inputs of their own: what else depends on the old ones is left out.
+
+    A direction is often made from the terms, and its part of a gradient is not theirs.
+    """
+    return [None if x is None else x.view_as(x) for x in tensors]
+
+
 def _composite_second(
     tensors: Tensors, weight: Tensor, upstream: Tensors, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The same by autograd through the reference, for third derivatives."""
-    reference = cast(CompositeBackend, load("reference"))
+    reference, tensors = cast(CompositeBackend, load("reference")), _apart(tensors)
     _, slope = reference.tangent(*both(_wide(assemble(tensors), upstream)), None)
     wanted = [x for x, need in zip(tensors, needed, strict=False) if need]
     found: Any = torch.autograd.grad(

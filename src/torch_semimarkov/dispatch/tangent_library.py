@@ -27,6 +27,7 @@ def tangent_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     scores_shift: Tensor,
     transition_shift: Tensor,
@@ -35,14 +36,15 @@ def tangent_op(
     end_shift: Tensor | None,
     start_scores_shift: Tensor | None,
     end_scores_shift: Tensor | None,
+    tail_shift: Tensor | None,
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log partition and slope (B,) float64, and the messages kept for the backward."""
     tensors = (
-        scores, transition, duration_bias, start, end, start_scores, end_scores, lengths,
+        scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
         scores_shift, transition_shift, duration_bias_shift, start_shift, end_shift,
-        start_scores_shift, end_scores_shift,
+        start_scores_shift, end_scores_shift, tail_shift,
     )  # fmt: skip
     return _compiled(backend).tangent(*both(tensors), keep)
 
@@ -67,6 +69,7 @@ def tangent_backward_op(
     end: Tensor | None,
     start_scores: Tensor | None,
     end_scores: Tensor | None,
+    tail: Tensor | None,
     lengths: Tensor,
     scores_shift: Tensor,
     transition_shift: Tensor,
@@ -75,18 +78,18 @@ def tangent_backward_op(
     end_shift: Tensor | None,
     start_scores_shift: Tensor | None,
     end_scores_shift: Tensor | None,
+    tail_shift: Tensor | None,
     kept: Tensor,
-    weight: Tensor,
-    slope_weight: Tensor,
+    weights: Tensor,
     backend: str,
 ) -> list[Tensor]:
-    """Gradients of the weighted sum of value and slope: terms, then shifts; empty if absent."""
+    """Gradients of the sum of value and slope, weighed by (2, B); terms, then shifts, or empty."""
     tensors = (
-        scores, transition, duration_bias, start, end, start_scores, end_scores, lengths,
+        scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
         scores_shift, transition_shift, duration_bias_shift, start_shift, end_shift,
-        start_scores_shift, end_scores_shift,
+        start_scores_shift, end_scores_shift, tail_shift,
     )  # fmt: skip
-    grads = _compiled(backend).tangent_backward(*both(tensors), kept, weight, slope_weight)
+    grads = _compiled(backend).tangent_backward(*both(tensors), kept, *weights.unbind())
     nothing = scores.new_empty(0)
     return [each[n] if n in each else nothing.clone() for each in grads for n in TERMS]
 

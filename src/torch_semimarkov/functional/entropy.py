@@ -27,6 +27,7 @@ def entropy(
     end: Tensor | None = None,
     start_scores: Tensor | None = None,
     end_scores: Tensor | None = None,
+    tail: Tensor | None = None,
     backend: str | None = None,
     checkpoint_interval: int | None = None,
     validate_args: bool | None = None,
@@ -56,7 +57,7 @@ def entropy(
     """
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
-        start_scores=start_scores, end_scores=end_scores, validate_args=validate_args,
+        start_scores=start_scores, end_scores=end_scores, tail=tail, validate_args=validate_args,
     )  # fmt: skip
     check_interval(checkpoint_interval)
     return entropy_of(p, backend, checkpoint_interval).to(result_dtype(scores))
@@ -236,19 +237,25 @@ def _lengths(p: Potentials) -> Tensor:
 
 
 def _shaped(p: Potentials, K: int, per_duration: bool, names: set[str]) -> Potentials:
-    """The same model with durations up to K, which it forbids beyond its own, and all ``names``."""
+    """The same model with K rows of durations, forbidden or of its tail, and all ``names``."""
     rows = K - p.K
-    bias = torch.nn.functional.pad(p.duration_bias, (0, 0, 0, rows), value=-torch.inf)
-    transition = p.transition
+    if p.tail is None:
+        more = p.duration_bias.new_full((rows, p.C), -torch.inf)
+    else:
+        beyond = torch.arange(1, rows + 1, device=p.device)[:, None]
+        more = p.duration_bias[-1] + beyond * p.tail
+    bias, transition = torch.cat((p.duration_bias, more)), p.transition
     if p.per_duration:
-        transition = torch.nn.functional.pad(transition, (0, 0, 0, 0, 0, rows))
+        transition = torch.cat((transition, transition[-1:].expand(rows, -1, -1)))
     elif per_duration:
         transition = transition.expand(K, p.C, p.C).contiguous()
-    zeros = {
+    neutral = {
         name: torch.zeros_like(p.scores if name.endswith("_scores") else p.scores[0, 0])
         for name in names - {name for name, _ in p.terms()}
     }
-    return replace(p, duration_bias=bias, transition=transition, **zeros)
+    if "tail" in neutral:
+        neutral["tail"] = torch.full_like(neutral["tail"], -torch.inf)
+    return replace(p, duration_bias=bias, transition=transition, **neutral)
 
 
 def _wide(p: Potentials) -> Potentials:

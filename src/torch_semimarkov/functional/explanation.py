@@ -30,7 +30,7 @@ def explain(
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
             semiring, backend: the arguments of the call, as in :func:`log_partition`.
         op: "log_partition" (also for gradients and marginals), "tangent" (for entropies and second
-            derivatives), "viterbi" or "sample".
+            derivatives), "viterbi", "kbest", "sample", "messages", "max_marginals" or "stream".
 
     Returns:
         An object whose ``chosen`` is a name or None and whose text is a table of reasons.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torch_semimarkov.errors import NumericsError, ShapeError
+from torch_semimarkov.errors import ConfigError, NumericsError, ShapeError
 from torch_semimarkov.functional.inputs import wants_validation
 from torch_semimarkov.segments import check_lengths, lengths_problem
 
@@ -166,3 +166,20 @@ def features_inside(features: Tensor, lengths: Tensor | None, D: int) -> Tensor:
         )
     checked = wants_validation(None, features.device)
     return inside_lengths(lengths, features.shape, features.device, checked)[..., None]
+
+
+def check_settings(
+    sizes: tuple[int, int, int | None], boundary_scores: bool, tail: str | None
+) -> None:
+    """Refuse sizes (num_classes, max_duration, hidden_dim) and choices that a head cannot have.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in zip(("num_classes", "max_duration", "hidden_dim"), sizes, strict=True):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    if boundary_scores and sizes[2] is None:
+        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
+    if tail not in (None, "geometric"):
+        raise ConfigError(f'tail must be "geometric" or None, got {tail!r}')

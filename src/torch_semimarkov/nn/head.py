@@ -12,35 +12,42 @@ from torch_semimarkov import functional
 from torch_semimarkov.durations import DurationSource, create_duration_distribution
 from torch_semimarkov.errors import ConfigError, ShapeError
 from torch_semimarkov.functional import ViterbiResult
+from torch_semimarkov.functional.constraints import Constrained, restrict
 from torch_semimarkov.functional.exact import EDGE_MEMORY, STREAMING, Route
 from torch_semimarkov.functional.inputs import wants_validation
+from torch_semimarkov.functional.known import checked_boundaries
+from torch_semimarkov.functional.masks import (
+    PerLabel,
+    duration_mask,
+    label_mask,
+    transition_mask,
+)
 from torch_semimarkov.nn.checks import (
+    check_settings,
     inside_lengths,
     require_finite,
     require_partition,
     watch_gradient,
 )
-from torch_semimarkov.nn.constraints import PerLabel, duration_mask, transition_mask
+from torch_semimarkov.nn.losses import GRADIENT_REMEDY, LikelihoodLoss
 from torch_semimarkov.nn.queries import PosteriorQueries
 from torch_semimarkov.nn.routes import (
     at_least_float32,
-    log_prob_of,
     route_of,
     streaming_backend,
     total_of,
     triton_or_not,
     widest,
 )
-from torch_semimarkov.segments import Segments, require_tensors
+from torch_semimarkov.segments import require_tensors
 from torch_semimarkov.semirings import Semiring
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
 _PROJECTION = "check the projection's weights; lower the learning rate"
 _PARAMETER = "an earlier step spoilt it: load a checkpoint, lower the learning rate, clip gradients"
-_GRADIENT = "lower the learning rate, clip gradients, or add parameter_penalty() to the loss"
 
 
-class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
+class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
     """A probability over segmentations with explicit durations, on top of an encoder.
 
     Args:
@@ -53,8 +60,13 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
         edge_memory_threshold: bytes of the edge tensor from which on the exact path refuses.
         boundary_scores: also project the hidden states to scores of starting and ending a segment.
         allowed_transitions: (C, C) bool, [source, destination]; default all allowed.
+        allowed_first, allowed_last: (C,) bool. Labels of the first and the last segment; default
+            all. :func:`torch_semimarkov.bio_transitions` and others give all three.
         min_duration: shortest duration, one for all labels or one a label; default 1.
         label_max_duration: longest duration of each label, <= max_duration.
+        tail: "geometric" lets segments be longer than K: each further position costs a learned
+            ``logsigmoid(tail_logit)`` < 0 of its label, at first K of them on average; not the
+            labels that ``label_max_duration`` limits below K. Default None: no longer ones.
         validate_args: look for NaN and Inf, check lengths and labels; default on CPU only.
 
     Raises:
@@ -85,10 +97,13 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
         min_duration: PerLabel | None = None,
         label_max_duration: PerLabel | None = None,
         duration_mean: float | Sequence[float] | None = None,
+        allowed_first: Tensor | Sequence[bool] | None = None,
+        allowed_last: Tensor | Sequence[bool] | None = None,
+        tail: str | None = None,
         validate_args: bool | None = None,
     ):
         super().__init__()
-        _check_sizes(num_classes, max_duration, hidden_dim, boundary_scores)
+        check_settings((num_classes, max_duration, hidden_dim), boundary_scores, tail)
         if not edge_memory_threshold >= 0:
             raise ConfigError(f"edge_memory_threshold must be >= 0, got {edge_memory_threshold}")
         C, K = num_classes, max_duration
@@ -100,6 +115,8 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
         self.transition = nn.Parameter(init_scale * torch.randn(C, C))
         self.start = nn.Parameter(torch.zeros(C))
         self.end = nn.Parameter(torch.zeros(C))
+        logit = torch.full((C,), float(K)).log()
+        self.tail_logit = nn.Parameter(logit) if tail == "geometric" else None
         width = hidden_dim or C
         self.projection = nn.Identity() if hidden_dim is None else nn.Linear(width, C)
         self.start_projection = nn.Linear(width, C) if boundary_scores else None
@@ -110,6 +127,9 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
         self.register_buffer(
             "allowed_durations", duration_mask(min_duration, label_max_duration, K, C)
         )
+        for name, given in (("allowed_first", allowed_first), ("allowed_last", allowed_last)):
+            given = torch.ones(C, dtype=torch.bool) if given is None else given
+            self.register_buffer(name, label_mask(name, given, C))
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, max_duration={self.max_duration}"
@@ -138,13 +158,24 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
             for name, tensor in terms.items():
                 require_finite(f"{name} (after the projection)", tensor, _PROJECTION)
         if checked:
-            terms = {name: watch_gradient(name, x, _GRADIENT) for name, x in terms.items()}
+            terms = {name: watch_gradient(name, x, GRADIENT_REMEDY) for name, x in terms.items()}
         terms.update(self._shared_terms(checked))
         return {**terms, "lengths": lengths, "validate_args": self.validate_args}
 
     def _checked(self, hidden: Tensor, lengths: Tensor | None) -> dict[str, Any]:
         """:meth:`potentials`, for functions that need not look at the values a second time."""
         return {**self.potentials(hidden, lengths), "validate_args": False}
+
+    def _constrained(
+        self, hidden: Tensor, lengths: Tensor | None, boundaries: Tensor | None
+    ) -> Constrained:
+        """:meth:`_checked` under known boundaries; its ``fold`` takes results back to C labels."""
+        terms = self._checked(hidden, lengths)
+        if boundaries is None:
+            return Constrained(terms, self.num_classes)
+        checked = self._validates(hidden)
+        inside = inside_lengths(lengths, hidden.shape, hidden.device, checked=False)
+        return restrict(terms, {"boundaries": checked_boundaries(boundaries, inside, checked)})
 
     def _shared_terms(self, checked: bool) -> dict[str, Tensor]:
         """The terms that are parameters, the same for every sequence, with the constraints in."""
@@ -154,11 +185,20 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
             "start": self.start,
             "end": self.end,
         }
+        if self.tail_logit is not None:
+            terms["tail"] = nn.functional.logsigmoid(self.tail_logit)
         if checked:
             for name, x in terms.items():
                 require_finite(name, x, _PARAMETER, allow_forbidden=True, axis="rows")
-                terms[name] = watch_gradient(name, x, _GRADIENT, axis="rows")
-        masks = {"transition": self.allowed_transitions, "duration_bias": self.allowed_durations}
+                terms[name] = watch_gradient(name, x, GRADIENT_REMEDY, axis="rows")
+        masks = {
+            "transition": self.allowed_transitions,
+            "duration_bias": self.allowed_durations,
+            "start": self.allowed_first,
+            "end": self.allowed_last,
+        }
+        if self.tail_logit is not None:
+            masks["tail"] = self.allowed_durations[-1]
         for name, allowed in masks.items():
             terms[name] = terms[name].masked_fill(~allowed, -torch.inf)
         return terms
@@ -221,59 +261,12 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
         terms = self._checked(hidden, lengths)
         return route_of(terms, semiring, backend, self.edge_memory_threshold)
 
-    def compute_loss(
-        self,
-        hidden: Tensor,
-        lengths: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        segments: Segments | None = None,
-        reduction: str = "mean",
-        long_runs: str = "error",
-        backend: str = "auto",
-        use_triton: bool = True,
-    ) -> Tensor:
-        """Negative log-likelihood of the given segmentation, never below 0.
-
-        Args:
-            hidden, lengths: as in :meth:`potentials`.
-            labels: (B, T) int, 0..C-1; segments are the maximal runs of equal labels.
-            segments: the segments themselves, instead of ``labels``.
-            reduction: "mean" over the sequences, "sum", or "none" for (B,).
-            long_runs: "error" refuses a run of labels longer than its label may last, "split" cuts
-                it into pieces of that length and a remainder.
-            backend, use_triton: as in :meth:`forward`.
-
-        Returns:
-            A scalar, or (B,), in nats; float32 for half types.
-
-        Raises:
-            ShapeError, NumericsError: as :meth:`potentials`.
-            SegmentError: a segmentation that the model cannot produce; names the sequence, the
-                segment and the remedy.
-        """
-        if (labels is None) == (segments is None):
-            raise ShapeError("compute_loss takes either labels or segments, and not both")
-        if reduction not in ("mean", "sum", "none"):
-            raise ConfigError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
-        if labels is not None:
-            require_tensors(labels=labels)
-        terms = self._checked(hidden, lengths)
-        if labels is not None:
-            segments = self._segments(labels, hidden, lengths, long_runs)
-        checked = self._validates(hidden)
-        with triton_or_not(use_triton):
-            threshold = self.edge_memory_threshold
-            loss = -log_prob_of(segments, terms, backend, threshold, checked)
-        if checked:
-            require_finite("the loss", loss, _GRADIENT)
-        return loss if reduction == "none" else getattr(loss, reduction)()
-
     def decode(
         self,
         hidden: Tensor,
         lengths: Tensor | None = None,
         *,
+        boundaries: Tensor | None = None,
         backend: str = "auto",
         use_triton: bool = True,
     ) -> ViterbiResult:
@@ -281,25 +274,30 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
 
         Args:
             hidden, lengths: as in :meth:`potentials`.
+            boundaries: (B, T) int. 1: a segment must start here; 0: none may; -1: either
+                (default). As in :func:`torch_semimarkov.constrain`.
             backend, use_triton: as in :meth:`forward`.
 
         Raises:
             ShapeError, NumericsError, UnsupportedError: as :meth:`forward`.
         """
         with torch.no_grad(), triton_or_not(use_triton):
-            terms = self._checked(hidden, lengths)
-            return functional.viterbi(**terms, backend=streaming_backend(backend, "decode"))
+            asked = self._constrained(hidden, lengths, boundaries)
+            on = streaming_backend(backend, "decode")
+            return asked.fold(functional.viterbi(**asked.terms, backend=on))
 
     def decode_with_traceback(
         self,
         hidden: Tensor,
         lengths: Tensor | None = None,
         *,
+        boundaries: Tensor | None = None,
         backend: str = "auto",
         use_triton: bool = True,
     ) -> ViterbiResult:
         """The same as :meth:`decode`, under its established name."""
-        return self.decode(hidden, lengths, backend=backend, use_triton=use_triton)
+        more = {"backend": backend, "use_triton": use_triton}
+        return self.decode(hidden, lengths, boundaries=boundaries, **more)
 
     def parameter_penalty(self, p: float = 2.0) -> Tensor:
         """Sum of ``|weight| ** p`` over transitions, durations, start and end; add it to the loss.
@@ -346,23 +344,3 @@ class SemiMarkovCRFHead(PosteriorQueries, nn.Module):
             f"hidden must be {str(weights[0])[6:]} like the head's weights, got "
             f"{str(hidden.dtype)[6:]}; convert one of them, or use torch.autocast"
         )
-
-    def _segments(
-        self, labels: Tensor, hidden: Tensor, lengths: Tensor | None, long_runs: str
-    ) -> Segments:
-        if labels.shape != hidden.shape[:2]:
-            raise ShapeError(
-                f"labels must be (B, T) = {tuple(hidden.shape[:2])} like hidden, "
-                f"got {tuple(labels.shape)}"
-            )
-        row = torch.arange(1, self.max_duration + 1, device=labels.device)[:, None]
-        longest = torch.where(self.allowed_durations.to(labels.device), row, 0).amax(0)
-        return Segments.from_labels(labels, lengths, longest, long_runs)
-
-
-def _check_sizes(C: int, K: int, D: int | None, boundary_scores: bool) -> None:
-    for name, value in (("num_classes", C), ("max_duration", K), ("hidden_dim", D)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    if boundary_scores and D is None:
-        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")

@@ -47,7 +47,8 @@ def fused_associative_scan(
         ``dim`` (half types: float32). With ``reverse="both"`` a pair of what each way gives.
 
     Raises:
-        ShapeError: a dimension that is not there; initial or lengths that do not fit.
+        ShapeError: a dimension that is not there; initial or lengths that do not fit; an argument
+            that is not of its kind, such as a list for a tensor.
         UnsupportedError: an op that the type lacks, or a backend that cannot run the call.
 
     Source: Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990.
@@ -62,6 +63,7 @@ def fused_associative_scan(
     """
     require_tensors(x=x)
     arguments.check_way(reverse)
+    arguments.check_kinds(dim, dtype, initial, lengths, exclusive)
     result = arguments.result_type(x, op, dtype)
     arguments.check_type(op, result)
     x = x.to(result)
@@ -115,6 +117,8 @@ def explain(
     'reference'
     """
     require_tensors(x=x)
+    arguments.check_way(reverse)
+    arguments.check_kinds(dim, dtype, None)
     result = arguments.result_type(x, op, dtype)
     if op != "linear":
         arguments.check_type(op, result)

@@ -9,8 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torch_semimarkov.errors import ShapeError, UnsupportedError, raise_all
-from torch_semimarkov.scan.associative import fused_associative_scan
-from torch_semimarkov.scan.inputs import check_scan, check_type, result_type
+from torch_semimarkov.scan.associative import explain, fused_associative_scan
+from torch_semimarkov.scan.inputs import OPS as _OPS
+from torch_semimarkov.scan.inputs import check_kinds, check_scan, result_type
+from torch_semimarkov.segments import require_tensors
+
+# Op, reverse, exclusive, whether there is an initial value, dtype, backend.
+Settings = tuple[Any, ...]
 
 # The most dimensions that ranks compare; types are compared by their place in this list.
 _RANK = 16
@@ -18,7 +23,6 @@ _TYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64,
     torch.complex128, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
 )  # fmt: skip
-_OPS = ("add", "mul", "max", "min", "logaddexp")
 
 
 def distributed_scan(
@@ -55,8 +59,9 @@ def distributed_scan(
     Raises:
         ShapeError: on every rank, if ranks disagree on the number of dimensions, on a size other
             than that along ``dim``, on the type, on the arguments, or on whether x needs a
-            gradient, or if one has arguments that do not fit.
-        UnsupportedError: torch.distributed is not initialised; an op that the type lacks.
+            gradient, or if another has arguments that do not fit.
+        UnsupportedError: torch.distributed is not initialised; an op that the type lacks, or a
+            backend that cannot run the call. Every rank raises where one does.
 
     >>> distributed_scan.__name__  # see examples/distributed_scan.py, run by torchrun
     'distributed_scan'
@@ -64,9 +69,8 @@ def distributed_scan(
     if not dist.is_available() or not dist.is_initialized():
         remedy = "call torch.distributed.init_process_group, or start the program with torchrun"
         raise UnsupportedError(f"distributed_scan needs a process group: {remedy}")
-    settings = op, reverse, exclusive, initial is not None, dtype
+    settings = op, reverse, exclusive, initial is not None, dtype, backend
     _agree(x, dim, initial, settings, group)
-    check_type(op, result_type(x, op, dtype))
     dim = dim % max(x.ndim, 1)
     x = x.to(result_type(x, op, dtype))
     options: dict[str, Any] = {"op": op, "backend": backend}
@@ -125,25 +129,18 @@ def _all_gather(x: Tensor, group: Any) -> Tensor:
     return torch.view_as_complex(gathered) if x.dtype.is_complex else gathered.to(x.dtype)
 
 
-def _agree(
-    x: Tensor, dim: int, initial: Tensor | None, settings: tuple[Any, ...], group: Any
-) -> None:
-    """Compare what every rank has, so that all raise the same error or none does.
+def _agree(x: Tensor, dim: int, initial: Tensor | None, settings: Settings, group: Any) -> None:
+    """Compare what every rank has, so that all raise an error or none does.
 
     A rank that raised alone would leave the others waiting for it.
     """
-    problem = ""
-    try:
-        check_scan(x, dim, initial, None)
-    except ShapeError as error:
-        problem = str(error)
-    note = _note(x, dim, bool(problem), settings)
-    notes = _all_gather(note.to(x.device), group).cpu()
-    ranks = range(len(notes))
-    lines = []
-    if problem:
-        lines.append(problem)
-    elif notes[:, 0].any():
+    error = _error_here(x, dim, initial, settings)
+    note = torch.ones(9 + _RANK, dtype=torch.int64) if error else _note(x, dim, settings)
+    notes = _all_gather(note.to(_device(x, group)), group).cpu()
+    if error:
+        raise error
+    ranks, lines = range(len(notes)), []
+    if notes[:, 0].any():
         faulty = [rank for rank in ranks if notes[rank, 0]]
         lines.append(f"the arguments of ranks {faulty} do not fit together; see their errors")
     elif not all(torch.equal(notes[rank], notes[0]) for rank in ranks):
@@ -152,17 +149,44 @@ def _agree(
     raise_all(ShapeError, heading, lines)
 
 
-def _note(x: Tensor, dim: int, faulty: bool, settings: tuple[Any, ...]) -> Tensor:
-    """What ranks compare, as integers of a fixed number."""
-    op, reverse, exclusive, has_initial, dtype = settings
+def _error_here(
+    x: Tensor, dim: int, initial: Tensor | None, settings: Settings
+) -> ShapeError | UnsupportedError | None:
+    """What this rank alone would raise, by every check of its scans."""
+    op, reverse, exclusive, _, dtype, backend = settings
+    try:
+        require_tensors(x=x)
+        if reverse not in (True, False):
+            raise ShapeError(f"reverse must be True or False, got {reverse!r}")
+        check_kinds(dim, dtype, initial, exclusive=exclusive)
+        check_scan(x, dim, initial, None)
+        # Also looks at the op, its type and the backend.
+        explained = explain(x, dim, reverse, op=op, dtype=dtype, backend=backend)
+    except (ShapeError, UnsupportedError) as error:
+        return error
+    if explained.chosen is None:
+        return UnsupportedError(f"backend={backend!r} cannot run this scan:\n{explained}")
+    return None
+
+
+def _device(x: Any, group: Any) -> torch.device:
+    """Where the group's messages lie."""
+    if isinstance(x, Tensor):
+        return x.device
+    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+
+
+def _note(x: Tensor, dim: int, settings: Settings) -> Tensor:
+    """What ranks compare, as integers of a fixed number; the first is 0, for no error."""
+    op, reverse, exclusive, has_initial, dtype, _ = settings
     shape = list(x.shape[:_RANK])
-    if not faulty and shape:
+    if shape:
         shape[dim % x.ndim] = -1
     shape += [-2] * (_RANK - len(shape))
-    choices = [_OPS.index(op) if op in _OPS else -1, int(reverse), int(exclusive), int(has_initial)]
+    choices = [_OPS.index(op), int(reverse), int(exclusive), int(has_initial)]
     choices.append(int(x.requires_grad and torch.is_grad_enabled()))
     kinds = [_TYPES.index(kind) if kind in _TYPES else -1 for kind in (x.dtype, dtype)]
-    return torch.tensor([int(faulty), x.ndim, *kinds, *choices, *shape])
+    return torch.tensor([0, x.ndim, *kinds, *choices, *shape])
 
 
 def _words(note: list[int], dim: int) -> str:
@@ -170,7 +194,7 @@ def _words(note: list[int], dim: int) -> str:
     shape = ", ".join("*" if size == -1 else str(size) for size in sizes[: min(rank, _RANK)])
     names = [str(_TYPES[i])[6:] if i >= 0 else "default" for i in (kind, wanted)]
     return (
-        f"shape ({shape}), {names[0]}, dtype={names[1]}, op={_OPS[op] if op >= 0 else 'unknown'}, "
+        f"shape ({shape}), {names[0]}, dtype={names[1]}, op={_OPS[op]}, "
         f"reverse={bool(reverse)}, exclusive={bool(exclusive)}, initial={bool(has_initial)}, "
         f"requires_grad={bool(needs_grad)}"
     )

@@ -119,8 +119,34 @@ def check_way(reverse: bool | str) -> None:
     Raises:
         ShapeError: ``reverse`` is not True, False or "both".
     """
-    if reverse not in (True, False, "both"):
+    if isinstance(reverse, Tensor) or reverse not in (True, False, "both"):
         raise ShapeError(f"reverse must be True, False or 'both', got {reverse!r}")
+
+
+def check_kinds(
+    dim: int,
+    dtype: torch.dtype | None,
+    initial: Tensor | None,
+    lengths: Tensor | None = None,
+    exclusive: bool = False,
+) -> None:
+    """Refuse arguments that are not of their kind.
+
+    Raises:
+        ShapeError: every misfit is named.
+    """
+    problems = []
+    if not hasattr(dim, "__index__"):
+        problems.append(f"dim must be an integer, got {dim!r}")
+    if not (dtype is None or isinstance(dtype, torch.dtype)):
+        problems.append(f"dtype must be a torch.dtype such as torch.float32, got {dtype!r}")
+    if exclusive not in (True, False):
+        problems.append(f"exclusive must be True or False, got {exclusive!r}")
+    for name, value in (("initial", initial), ("lengths", lengths)):
+        if not (value is None or isinstance(value, Tensor)):
+            kind = type(value).__name__
+            problems.append(f"{name} must be a tensor, got {kind}; pass torch.tensor({name})")
+    raise_all(ShapeError, "the arguments of the scan are not of their kind", problems)
 
 
 def check_scan(x: Tensor, dim: int, initial: Tensor | None, lengths: Tensor | None) -> None:

@@ -61,6 +61,7 @@ def linear_scan(
     """
     require_tensors(gates=gates, inputs=inputs)
     arguments.check_way(reverse)
+    arguments.check_kinds(dim, dtype, initial, lengths)
     _check_pair(gates, inputs)
     result = dtype or torch.promote_types(gates.dtype, inputs.dtype)
     result = result if dtype else arguments.autocast_type(result, inputs.device)

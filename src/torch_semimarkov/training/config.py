@@ -90,6 +90,21 @@ class TrainConfig:
     boundary_scores: bool = _setting(False, "Also learn where segments start and end.")
     epochs: int = _setting(50, "Most epochs.", low=1)
     batch_size: int = _setting(16, "Sequences a batch.", low=1)
+    accumulate: int = _setting(
+        1, "Batches whose gradients are added up to one step; the same as one larger batch.", low=1
+    )
+    max_padding: float = _setting(
+        1.0,
+        "Largest share of padding in a batch; where it is more, batches are smaller.",
+        above=0,
+        high=1,
+    )
+    autocast: str = _setting(
+        "none",
+        "Type in which the encoder computes; the CRF stays in float32.",
+        choices=("none", "bfloat16"),
+    )
+    compile: bool = _setting(False, "Compile encoder and head with torch.compile.")
     lr: float = _setting(0.003, "Learning rate of AdamW.", above=0)
     head_lr: float | None = _setting(
         None,

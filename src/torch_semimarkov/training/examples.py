@@ -110,19 +110,48 @@ def collate_examples(examples: Sequence[Example]) -> ExampleBatch:
     )
 
 
-def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def batch_order(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, max_padding: float = 1.0
+) -> list[list[int]]:
     """Indices of the batches of one epoch; the same seed and epoch give the same batches.
+
+    Args:
+        lengths: positions of each example.
+        batch_size: examples of a batch at most.
+        seed, epoch: what the order is drawn by.
+        max_padding: largest share of a batch that is padding, 0..1; where it would be more, the
+            batch is smaller.
 
     >>> batch_order([5, 9, 5, 9], 2, seed=0, epoch=1) == batch_order([5, 9, 5, 9], 2, 0, 1)
     True
+    >>> sorted(map(sorted, batch_order([5, 9, 9], 3, seed=0, epoch=1, max_padding=0.1)))
+    [[0], [1, 2]]
     """
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(lengths))
     batches: list[list[int]] = []
     for first in range(0, len(order), batch_size * POOL):
         pool = sorted(order[first : first + batch_size * POOL].tolist(), key=lengths.__getitem__)
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        batches += _cut(pool, lengths, batch_size, max_padding)
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _cut(
+    pool: list[int], lengths: Sequence[int], batch_size: int, max_padding: float
+) -> list[list[int]]:
+    """Batches of neighbours in a pool that is sorted by length."""
+    batches: list[list[int]] = []
+    total = 0
+    for index in pool:
+        length = lengths[index]
+        size = len(batches[-1]) + 1 if batches else 1
+        padding = 1 - (total + length) / (size * max(length, 1))
+        if not batches or size > batch_size or padding > max_padding:
+            batches.append([])
+            total = 0
+        batches[-1].append(index)
+        total += length
+    return batches
 
 
 def in_order(examples: Sequence[Example], batch_size: int) -> Iterator[ExampleBatch]:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from torch_semimarkov.training.examples import (
     fingerprint,
     in_order,
 )
+from torch_semimarkov.training.ranks import Ranks
 
 # Settings that may differ from those of the run that is resumed.
 MAY_CHANGE = ("epochs", "patience", "device")
@@ -100,16 +102,40 @@ class Trainer:
         should_stop: Callable[[Progress], bool] | None = None,
     ):
         self.model, self.train_set, self.validation_set = model, list(train), list(validation)
-        self.config, self.folder, self.quiet, self.report = config, folder, quiet, report
+        self.config, self.folder, self.report = config, folder, report
         self.should_stop = should_stop or (lambda progress: False)
+        self.ranks = Ranks.here()
+        self.quiet = quiet or not self.ranks.first
         self.device = next(model.parameters()).device
+        self.network = self._wrapped()
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay
         )
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] | None = None
-        self.steps_per_epoch = math.ceil(len(self.train_set) / config.batch_size)
+        lengths = [len(example.features) for example in self.train_set]
+        self._lengths = lengths
+        # the number of batches depends on the epoch where padding is bounded
+        self.steps_per_epoch = len(self._order(1))
         self._data = fingerprint([*self.train_set, *self.validation_set])
+
+    def _wrapped(self) -> nn.Module:
+        """The model as it is called: compiled, and averaging its gradients over the processes."""
+        network: nn.Module = self.model
+        if self.config.compile:
+            network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
+        if self.ranks.size > 1:
+            network = nn.parallel.DistributedDataParallel(network)
+        return network
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        """The steps of an epoch: the examples of each, in batches one after the other."""
+        c = self.config
+        batches = batch_order(self._lengths, c.batch_size, c.seed, epoch, c.max_padding)
+        return [
+            [i for batch in batches[first : first + c.accumulate] for i in batch]
+            for first in range(0, len(batches), c.accumulate)
+        ]
 
     def run(self) -> Progress:
         """Train to the end and leave the best weights in the model.
@@ -142,8 +168,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.best = state["best"]
             self.progress = Progress(**state["progress"])
-            set_random_state(state["random"], self.device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            set_random_state(state["random"][self.ranks.rank], self.device)
+        except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise FileFormatError(path, f"does not fit this run: {error}") from error
@@ -171,8 +197,7 @@ class Trainer:
 
     def _epoch(self, stop: StopSignals) -> None:
         p = self.progress
-        lengths = [len(example.features) for example in self.train_set]
-        order = batch_order(lengths, self.config.batch_size, self.config.seed, p.epoch)
+        order = self._order(p.epoch)
         self.model.train()
         with self._bar(len(order)) as bar:
             while p.batch < len(order):
@@ -197,29 +222,51 @@ class Trainer:
             self.model.encoder.update_rank_schedule(step, c.rank_warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        batch = collate_examples(examples).to(self.device)
-        count = int(batch.lengths.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        with kept_if_it_fails(self.model, batch, self.folder):
-            total = self.model(batch.features, batch.lengths, batch.segments).sum()
-            penalty = c.crf_reg * self.model.head.parameter_penalty() if c.crf_reg else 0.0
-            (total / count + penalty).backward()
+        count = sum(len(example.features) for example in examples)
+        total = self._gradients(examples, count)
         nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
         self.optimizer.step()
-        p.loss_sum += total.item()
+        p.loss_sum += self.ranks.total(total)
         p.positions += count
+
+    def _gradients(self, examples: list[Example], count: int) -> float:
+        """Add up the gradients of this process's examples, a batch at a time; their summed loss."""
+        c, total = self.config, 0.0
+        # a process without an example takes part with one that weighs nothing
+        mine, share = self.ranks.share(examples), self.ranks.size / count
+        if not mine:
+            mine, share = examples[:1], 0.0
+        for first in range(0, len(mine), c.batch_size):
+            batch = collate_examples(mine[first : first + c.batch_size]).to(self.device)
+            last = first + c.batch_size >= len(mine)
+            alone = nullcontext() if last or self.ranks.size == 1 else self.network.no_sync()
+            with alone, kept_if_it_fails(self.model, batch, self.folder):
+                with self._autocast():
+                    losses = self.network(batch.features, batch.lengths, batch.segments)
+                loss = losses.sum() * share
+                if c.crf_reg and last:
+                    loss = loss + c.crf_reg * self.model.head.parameter_penalty()
+                loss.backward()
+            total += losses.sum().item() if share else 0.0
+        return total
+
+    def _autocast(self) -> torch.autocast:
+        wanted = self.config.autocast != "none"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
         if not self.validation_set:
             return None
         self.model.eval()
-        total, count = 0.0, 0
-        for batch in in_order(self.validation_set, self.config.batch_size):
+        total, count = 0.0, sum(len(example.features) for example in self.validation_set)
+        for batch in in_order(self.ranks.share(self.validation_set), self.config.batch_size):
             batch = batch.to(self.device)
-            total += self.model(batch.features, batch.lengths, batch.segments).sum().item()
-            count += int(batch.lengths.sum())
-        return total / count
+            with self._autocast():
+                losses = self.model(batch.features, batch.lengths, batch.segments)
+            total += losses.sum().item()
+        return self.ranks.total(total) / count
 
     def _close_epoch(self, validation: float | None) -> None:
         p = self.progress
@@ -238,8 +285,9 @@ class Trainer:
         )
         p.stopped_early = bool(p.best_epoch) and p.epoch - p.best_epoch >= self.config.patience
         p.finished = p.stopped_early or p.epoch >= self.config.epochs
-        self.report(_epoch_line(p.history[-1], self.config.epochs))
-        watch_drift(self.model.head, p.epoch)
+        if self.ranks.first:
+            self.report(_epoch_line(p.history[-1], self.config.epochs))
+            watch_drift(self.model.head, p.epoch)
         p.epoch, p.batch, p.loss_sum, p.positions, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
         self.save()
 
@@ -247,6 +295,13 @@ class Trainer:
         """Write checkpoint and log to the folder, each whole or not at all."""
         if self.folder is None:
             return
+        random = self.ranks.all(random_state(self.device))
+        if self.ranks.first:
+            self._write(random)
+        self.ranks.wait()
+
+    def _write(self, random: list[dict[str, torch.Tensor]]) -> None:
+        folder = Path(self.folder or ".")
         state = {
             "config": self.config.to_dict(),
             "data": self._data,
@@ -254,14 +309,14 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "progress": dict(vars(self.progress)),
-            "random": random_state(self.device),
+            "random": random,
         }
-        write_checkpoint(self.folder / CHECKPOINT, state)
-        with atomic_write(self.folder / LOG) as file:
+        write_checkpoint(folder / CHECKPOINT, state)
+        with atomic_write(folder / LOG) as file:
             file.writelines(json.dumps(row) + "\n" for row in self.progress.history)
 
     def _stop_if_asked(self, stop: StopSignals, saved: bool = False) -> None:
-        if not (stop.requested or self.should_stop(self.progress)):
+        if not any(self.ranks.all(stop.requested or self.should_stop(self.progress))):
             return
         if not saved:
             self.save()

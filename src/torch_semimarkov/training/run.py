@@ -22,6 +22,7 @@ from torch_semimarkov.training.examples import make_examples, pieces_of, split_r
 from torch_semimarkov.training.folder import SavedModel, load_model, remove_run
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.loop import Progress, Trainer
+from torch_semimarkov.training.ranks import Ranks
 from torch_semimarkov.training.statistics import (
     feature_statistics,
     has_equal_neighbours,
@@ -117,7 +118,11 @@ def train(
             start_from_counts(model.head, examples[0])
         if config.start_from is not None and not resume:
             start_from_model(saved, config.start_from)
+        ranks = Ranks.here()
+        if not ranks.first:  # dropout differs between the processes
+            torch.manual_seed(config.seed + ranks.rank)
         size = sum(p.numel() for p in model.parameters())
+        report = report if ranks.first else lambda line: None
         report(
             f"{len(training)} records to train on, {len(held_out)} to validate on; "
             f"labels {', '.join(vocabulary)}; {config.head} on {config.encoder}, {size:,} weights"
@@ -130,7 +135,7 @@ def train(
             trainer.resume()
             p = trainer.progress
             report(f"resumed in epoch {p.epoch}, after {p.batch} batches")
-        elif clear and folder is not None:
+        elif clear and folder is not None and ranks.first:
             remove_run(folder)
         progress = trainer.run()
     model.cpu()

@@ -24,11 +24,13 @@ def feature_statistics(records: Sequence[Record]) -> tuple[Tensor, Tensor]:
 
 
 def mean_durations(records: Sequence[Record], vocabulary: LabelVocabulary) -> list[float]:
-    """Mean duration of each label, in positions."""
+    """Mean duration of each label, in positions; of one without a segment, that of all."""
     totals = np.zeros((len(vocabulary), 2))
     for record in records:
         for segment in vocabulary.encode_record(record):
             totals[segment.label] += (segment.duration, 1.0)
+    everything = totals.sum(0)
+    totals[totals[:, 1] == 0] = everything
     return (totals[:, 0] / totals[:, 1]).tolist()
 
 

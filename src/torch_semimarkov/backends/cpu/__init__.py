@@ -16,11 +16,15 @@ from torch_semimarkov.backends.cpu import (
     gradient,
     partition,
     per_duration,
+    steps,
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.paths import kbest, sample
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.queries import messages
+from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
     tangent_backward,
@@ -38,14 +42,18 @@ __all__ = [
     "NAME",
     "OPS",
     "SEMIRINGS",
+    "Stepper",
     "backward",
     "edge_backward",
     "edge_forward",
     "edge_kept_shape",
     "forward",
+    "kbest",
     "kept_shape",
     "looks_clean",
+    "messages",
     "reasons_against",
+    "sample",
     "tangent",
     "tangent_backward",
     "tangent_kept_shape",
@@ -54,14 +62,32 @@ __all__ = [
 
 NAME = "cpu"
 COMPOSITE = False
-OPS = ("log_partition", "tangent", "viterbi", "edge_log_partition")
+OPS = (
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "stream",
+    "edge_log_partition",
+)  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "kbest": ("O(T (K C + C^2)) + O(k N (K + C))", "O(T C + k^2 N)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2) + O(k N K C)", "O(T C + k^2 N)", "none"),
+    "sample": (
+        "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
+        "O(T C + K C)",
+        "none",
+    ),
+    "sample, (K, C, C) transitions": (
+        "O(T K C^2) + O(N K C) for each sample of N segments",
+        "O(T C + K C^2)",
+        "none",
+    ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -81,12 +107,16 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "tangent" and potentials.per_duration:
-        reasons.append("has no tangent for (K, C, C) transitions")
+    if op == "messages" and getattr(potentials, "per_duration", False):
+        reasons.append("has no messages for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
-    if isinstance(potentials, Potentials) and potentials.tail is not None:
-        reasons.append("has no geometric tail")
+    if isinstance(potentials, Potentials):
+        if op == "stream" and potentials.per_duration:
+            reasons.append("has no stream with (K, C, C) transitions")
+        with_tail = op in ("viterbi", "stream") and not potentials.per_duration
+        if potentials.tail is not None and not with_tail:
+            reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -188,6 +218,8 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
     if potentials.per_duration:
         return per_duration.viterbi(potentials)
+    if potentials.tail is not None:
+        return steps.viterbi(potentials)
     p = potentials
     score, count = np.empty(p.B), np.empty(p.B, np.int64)
     table = np.empty((3, p.B, p.T), np.int64)

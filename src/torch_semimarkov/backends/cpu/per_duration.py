@@ -192,3 +192,8 @@ def _put_back(grad: Tensor | None, b: int, rows: np.ndarray) -> None:
 
 def _work(p: Potentials) -> int:
     return p.B * p.T * min(p.K, p.T) * p.C * p.C
+
+
+def tables_of(p: Potentials) -> _Tables:
+    """What kernels for (K, C, C) transitions take of potentials, for calls in other files."""
+    return _Tables(p)

@@ -1,101 +1,126 @@
 """Scans of neighbouring rows by blocks of eight positions: the rows become lanes of vectors.
 
-A block of eight rows and eight positions is transposed as it is loaded, so that each position is
-one vector, and once more as it is stored. The order of combination is that of one row alone.
+What is left of them, and a lone row, is scanned eight positions at a time.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from torch_semimarkov.backends.cpu.compile import compiled
-from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine, one_row
-from torch_semimarkov.backends.cpu.vector import load, spread, store
-from torch_semimarkov.backends.cpu.vector_types import DOUBLE, INT, LANES, lanes
-
-_BLOCK = types.UniTuple(lanes, LANES)
-
-
-# Rounds of a transposition, each a pair of orders in which two vectors are merged into two. Every
-# one is a single instruction on AVX for eight float32.
-_ROUNDS = (
-    (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
-    (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
-    (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+from torch_semimarkov.backends.cpu.compile import compiled, inlined, part, small
+from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine
+from torch_semimarkov.backends.cpu.scan_lanes import (
+    first_lane,
+    load_block,
+    moved,
+    places_of,
+    prefix,
+    scan_block,
+    spread_last,
+    step_block,
+    store_block,
 )
-# Where the columns are after them.
-_COLUMNS = (0, 2, 1, 3, 4, 6, 5, 7)
+from torch_semimarkov.backends.cpu.scan_linear import one_linear_row
+from torch_semimarkov.backends.cpu.team import in_team
+from torch_semimarkov.backends.cpu.vector import load, spread, store
+from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Eight vectors of eight lanes, transposed in three rounds."""
-    for distance, *orders in _ROUNDS:
-        masks = [ir.Constant(ir.VectorType(INT, LANES), order) for order in orders]
-        found = list(rows)
-        for i in range(LANES):
-            if not i & distance:
-                pair = rows[i], rows[i + distance]
-                found[i], found[i + distance] = (
-                    builder.shuffle_vector(*pair, mask) for mask in masks
-                )
-        rows = found
-    return [rows[i] for i in _COLUMNS]
+@small
+def joint_of(lengths, low, high):
+    """Positions that eight rows have in common, in whole blocks; 0 if there are fewer rows."""
+    if high - low < TOGETHER:
+        return 0
+    joint = lengths[low]
+    for r in range(low + 1, high):
+        joint = min(joint, lengths[r])
+    return joint - joint % LANES
 
 
-def _pointers(
-    context: Any, builder: Any, kind: Any, array: Any, starts: Any, offset: Any
-) -> tuple[list[Any], Any]:
-    """Addresses of eight rows of eight neighbours, and the type of such a row in memory."""
-    data = context.make_array(kind)(context, builder, array).data
-    vector = ir.VectorType(context.get_data_type(kind.dtype), LANES)
-    indices = cgutils.unpack_tuple(builder, starts, LANES)
-    addresses = [builder.gep(data, [builder.add(index, offset)]) for index in indices]
-    return [builder.bitcast(address, vector.as_pointer()) for address in addresses], vector
+@inlined
+def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
+    """Scan ``count`` positions of eight rows from a state; the last two are constants.
+
+    A block is loaded and another one stored while the one between is scanned, each step of which
+    waits for the last.
+    """
+    step = -LANES if reverse else LANES
+    at = 1 - LANES if reverse else 0
+    found, state = scan_block(op, state, load_block(x, source, at), reverse, exclusive)
+    for _ in range(count // LANES - 1):
+        block = load_block(x, source, at + step)
+        store_block(y, target, at, found)
+        found, state = scan_block(op, state, block, reverse, exclusive)
+        at += step
+    store_block(y, target, at, found)
+    return state
 
 
-@intrinsic
-def load_block(typing: Any, array: Any, starts: Any, offset: Any) -> Any:
-    """Eight vectors, one a position: lane r is of the row that starts at ``starts[r]``."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = signature.args[0]
-        pointers, vector = _pointers(context, builder, kind, *args)
-        align = int(kind.dtype.bitwidth // 8)
-        found = _transposed(builder, [builder.load(at, align=align) for at in pointers])
-        if vector.element != ir.DoubleType():
-            found = [builder.fpext(value, DOUBLE) for value in found]
-        return context.make_tuple(builder, signature.return_type, found)
-
-    return _BLOCK(array, types.UniTuple(types.int64, LANES), types.int64), emit
+@inlined
+def _eights(op, x, y, source, target, state, count, reverse, exclusive):
+    """Scan ``count`` positions of one row from a state; the last two are constants."""
+    carried = spread(state)
+    for k in range(0, count, LANES):
+        at = 1 - LANES - k if reverse else k
+        found = prefix(op, load(x, source + at), reverse)
+        here = moved(op, found, reverse) if exclusive else found
+        store(y, target + at, combine(op, carried, here))
+        carried = combine(op, carried, spread_last(found, reverse))
+    return first_lane(carried)
 
 
-@intrinsic
-def store_block(typing: Any, array: Any, starts: Any, offset: Any, block: Any) -> Any:
-    """Write eight vectors, one a position, to eight rows."""
+@part
+def _row(op, x, y, state, source, target, count, way):
+    """Scan a row from a state, eight positions at a time; the state after it."""
+    reverse, exclusive = way
+    whole = count - count % LANES
+    if reverse and exclusive:
+        state = _eights(op, x, y, source, target, state, whole, True, True)
+    elif reverse:
+        state = _eights(op, x, y, source, target, state, whole, True, False)
+    elif exclusive:
+        state = _eights(op, x, y, source, target, state, whole, False, True)
+    else:
+        state = _eights(op, x, y, source, target, state, whole, False, False)
+    for k in range(whole, count):
+        at = -k if reverse else k
+        before = state
+        state = combine(op, state, np.float64(x[source + at]))
+        y[target + at] = before if exclusive else state
+    return state
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = signature.args[0]
-        pointers, vector = _pointers(context, builder, kind, *args[:3])
-        values = cgutils.unpack_tuple(builder, args[3], LANES)
-        if vector.element != ir.DoubleType():
-            values = [builder.fptrunc(value, vector) for value in values]
-        align = int(kind.dtype.bitwidth // 8)
-        for value, at in zip(_transposed(builder, values), pointers, strict=True):
-            builder.store(value, at, align=align)
-        return context.get_dummy_value()
 
-    return types.void(array, types.UniTuple(types.int64, LANES), types.int64, _BLOCK), emit
+@part
+def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
+    """Scan the groups of eight rows from ``first`` on and before ``last``."""
+    step = np.uint64(-1) if reverse else np.uint64(1)
+    for group in range(first, last):
+        low = group * TOGETHER
+        high = min(low + TOGETHER, len(states))
+        joint = joint_of(lengths, low, high)
+        if joint > 0:
+            source, target = places_of(starts, low, 0), places_of(starts, low, 1)
+            state = load(states, low)
+            if reverse and exclusive:
+                state = _blocks(op, x, y, source, target, state, joint, True, True)
+            elif reverse:
+                state = _blocks(op, x, y, source, target, state, joint, True, False)
+            elif exclusive:
+                state = _blocks(op, x, y, source, target, state, joint, False, True)
+            else:
+                state = _blocks(op, x, y, source, target, state, joint, False, False)
+            store(states, low, state)
+        for r in range(low, high):
+            states[r] = _row(
+                op, x, y, states[r], np.int64(starts[r, 0] + np.uint64(joint) * step),
+                np.int64(starts[r, 1] + np.uint64(joint) * step), lengths[r] - joint,
+                (reverse, exclusive),
+            )  # fmt: skip
 
 
 @compiled
-def rows_by_blocks(op, x, y, states, starts, lengths, items, reverse, exclusive):
-    """Scan groups of eight rows whose positions are neighbours; ``items`` numbers the groups.
+def rows_by_blocks(op, x, y, states, starts, lengths, span, reverse, exclusive):
+    """Scan rows whose positions are neighbours, in groups of eight.
 
     Args:
         op: one of OPS that has a form on vectors.
@@ -103,64 +128,103 @@ def rows_by_blocks(op, x, y, states, starts, lengths, items, reverse, exclusive)
         states: (rows,) float64, before and after.
         starts: (rows, 2) uint64, where the scan of each row starts in ``x`` and in ``y``.
         lengths: (rows,) int64, how many positions each has.
-        items: numbers of groups.
+        span: the groups, and who goes through them.
         reverse: the scan goes to lower addresses.
         exclusive: write the state before each position.
     """
+    in_team(_groups, (op, x, y, states, starts, lengths, reverse, exclusive), span)
+
+
+@inlined
+def _linear_blocks(gates, inputs, y, places, state, count, reverse, shifted):
+    """Scan ``count`` positions of eight rows from a state; the last two are constants."""
+    a, b, c = places
+    for k in range(0, count, LANES):
+        at = 1 - LANES - k if reverse else k
+        gate, value = load_block(gates, a, at), load_block(inputs, b, at)
+        found, state = step_block(state, gate, value, reverse, shifted)
+        store_block(y, c, at, found)
+    return state
+
+
+@part
+def _linear_groups(gates, inputs, y, states, starts, lengths, reverse, shifted, first, last):
+    """Scan the groups of eight rows from ``first`` on and before ``last``."""
     step = np.uint64(-1) if reverse else np.uint64(1)
-    steps = (step, step)
-    for item in items:
-        low = item * TOGETHER
+    for group in range(first, last):
+        low = group * TOGETHER
         high = min(low + TOGETHER, len(states))
-        joint = 0
-        if high - low == TOGETHER:
-            joint = lengths[low]
-            for r in range(low + 1, high):
-                joint = min(joint, lengths[r])
-            joint -= joint % LANES
+        joint = joint_of(lengths, low, high)
         if joint > 0:
-            s = starts[low:high]
-            a = (
-                np.int64(s[0, 0]), np.int64(s[1, 0]), np.int64(s[2, 0]), np.int64(s[3, 0]),
-                np.int64(s[4, 0]), np.int64(s[5, 0]), np.int64(s[6, 0]), np.int64(s[7, 0]),
-            )  # fmt: skip
-            b = (
-                np.int64(s[0, 1]), np.int64(s[1, 1]), np.int64(s[2, 1]), np.int64(s[3, 1]),
-                np.int64(s[4, 1]), np.int64(s[5, 1]), np.int64(s[6, 1]), np.int64(s[7, 1]),
-            )  # fmt: skip
+            a, b, c = (
+                places_of(starts, low, 0),
+                places_of(starts, low, 1),
+                places_of(starts, low, 2),
+            )
             state = load(states, low)
-            for k in range(0, joint, LANES):
-                at = 1 - LANES - k if reverse else k
-                c0, c1, c2, c3, c4, c5, c6, c7 = load_block(x, a, at)
-                if reverse:
-                    c0, c1, c2, c3, c4, c5, c6, c7 = c7, c6, c5, c4, c3, c2, c1, c0
-                n0 = combine(op, state, c0)
-                n1 = combine(op, n0, c1)
-                n2 = combine(op, n1, c2)
-                n3 = combine(op, n2, c3)
-                n4 = combine(op, n3, c4)
-                n5 = combine(op, n4, c5)
-                n6 = combine(op, n5, c6)
-                n7 = combine(op, n6, c7)
-                found = n0, n1, n2, n3, n4, n5, n6, n7
-                if exclusive:
-                    found = state, n0, n1, n2, n3, n4, n5, n6
-                if reverse:
-                    c0, c1, c2, c3, c4, c5, c6, c7 = found
-                    found = c7, c6, c5, c4, c3, c2, c1, c0
-                store_block(y, b, at, found)
-                state = n7
+            if reverse and shifted:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, True, True)
+            elif reverse:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, True, False)
+            elif shifted:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, False, True)
+            else:
+                state = _linear_blocks(gates, inputs, y, (a, b, c), state, joint, False, False)
             store(states, low, state)
         done = np.uint64(joint)
         for r in range(low, high):
-            states[r] = one_row(
-                op, x, y, states[r], starts[r, 0] + done * step,
-                starts[r, 1] + done * step, lengths[r] - joint, steps, exclusive,
-            )  # fmt: skip
+            rest = lengths[r] - joint
+            begin = (
+                starts[r, 0] + done * step,
+                starts[r, 1] + done * step,
+                starts[r, 2] + done * step,
+            )
+            states[r] = one_linear_row(
+                gates, inputs, y, states[r], begin, rest, (step, step, step), shifted
+            )
 
 
 @compiled
-def totals_by_blocks(op, x, states, starts, lengths, items, reverse):
+def linear_rows_by_blocks(gates, inputs, y, states, starts, lengths, span, reverse, shifted):
+    """Linear scan of rows whose positions are neighbours, in groups of eight.
+
+    Args:
+        gates, inputs, y: flat, of floating point.
+        states: (rows,) float64, before and after.
+        starts: (rows, 3) uint64, where the scan of each row starts in each of the three.
+        lengths: (rows,) int64, how many positions each has.
+        span: the groups, and who goes through them.
+        reverse: the scan goes to lower addresses.
+        shifted: use the gate of the position before.
+    """
+    arguments = (gates, inputs, y, states, starts, lengths, reverse, shifted)
+    in_team(_linear_groups, arguments, span)
+
+
+@part
+def _totals(op, x, states, starts, lengths, reverse, first, last):
+    """Combine all positions of the rows of the groups from ``first`` on and before ``last``."""
+    lanes_of_one = np.empty(LANES)
+    for r in range(first * TOGETHER, min(last * TOGETHER, len(states))):
+        n, neutral = lengths[r], states[r]
+        begin = np.int64(starts[r, 0])
+        if reverse:
+            begin = begin - n + 1
+        whole = n - n % LANES
+        state = spread(neutral)
+        for k in range(0, whole, LANES):
+            state = combine(op, state, load(x, begin + k))
+        store(lanes_of_one, 0, state)
+        total = neutral
+        for lane in range(LANES):
+            total = combine(op, total, lanes_of_one[lane])
+        for k in range(whole, n):
+            total = combine(op, total, np.float64(x[np.uint64(begin + k)]))
+        states[r] = total
+
+
+@compiled
+def totals_by_blocks(op, x, states, starts, lengths, span, reverse):
     """Combine all positions of each row into ``states``, eight positions at a time.
 
     Args:
@@ -169,25 +233,7 @@ def totals_by_blocks(op, x, states, starts, lengths, items, reverse):
         states: (rows,) float64, the neutral element before.
         starts: (rows, 2) uint64, where the scan of each row starts in ``x``.
         lengths: (rows,) int64, how many positions each has.
-        items: numbers of groups of eight rows.
+        span: groups of eight rows, and who goes through them.
         reverse: the scan goes to lower addresses.
     """
-    lanes_of_one = np.empty(LANES)
-    for item in items:
-        low = item * TOGETHER
-        for r in range(low, min(low + TOGETHER, len(states))):
-            n, neutral = lengths[r], states[r]
-            first = np.int64(starts[r, 0])
-            if reverse:
-                first = first - n + 1
-            whole = n - n % LANES
-            state = spread(neutral)
-            for k in range(0, whole, LANES):
-                state = combine(op, state, load(x, first + k))
-            store(lanes_of_one, 0, state)
-            total = neutral
-            for lane in range(LANES):
-                total = combine(op, total, lanes_of_one[lane])
-            for k in range(whole, n):
-                total = combine(op, total, np.float64(x[np.uint64(first + k)]))
-            states[r] = total
+    in_team(_totals, (op, x, states, starts, lengths, reverse), span)

@@ -10,11 +10,13 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import types
 from numba.extending import NativeValue, overload, unbox
 
-from torch_semimarkov.backends.cpu.compile import compiled, small
-from torch_semimarkov.backends.cpu.vector import beats, where
-from torch_semimarkov.backends.cpu.vector_types import Algebra, AlgebraType, Vector
+from torch_semimarkov.backends.cpu.compile import compiled, part, small
+from torch_semimarkov.backends.cpu.team import in_team
+from torch_semimarkov.backends.cpu.vector import beats, load, load_part, store, store_part, where
+from torch_semimarkov.backends.cpu.vector_types import LANES, Algebra, AlgebraType, Vector
 
 OPS = {name: Algebra(name) for name in ("add", "mul", "max", "min", "logaddexp")}
 # Rows that one thread scans in turn, so that no addition waits for the one before it.
@@ -60,42 +62,94 @@ def _combine_of(op, a, x):
     return (_COMBINE_LANES if isinstance(a, Vector) else _COMBINE)[op.algebra]
 
 
-@small
-def take_row(op, state, x, y):
-    """Combine a row into the state, and write the state."""
-    for i in range(len(state)):
-        value = combine(op, state[i], x[i])
-        state[i] = value
-        y[i] = value
+def take_row(op, state, x, y, source, target, backwards, exclusive):
+    """Combine a row of columns into their states, and write the states after it or before it."""
+    raise NotImplementedError("kernels only")
+
+
+def _take_numbers(op, state, x, y, source, target, backwards, exclusive):
+    row, result = x[source : source + len(state)], y[target : target + len(state)]
+    if exclusive:
+        for i in range(len(state)):
+            value = state[i]
+            result[i] = value
+            state[i] = combine(op, value, row[i])
+    else:
+        for i in range(len(state)):
+            value = combine(op, state[i], row[i])
+            state[i] = value
+            result[i] = value
+
+
+def _take_lanes(op, state, x, y, source, target, backwards, exclusive):
+    """By addresses that only rise or only fall, so that the machine reads ahead of them."""
+    count = len(state)
+    whole = count - count % LANES
+    for k in range(0, whole, LANES):
+        i = whole - LANES - k if backwards else k
+        before = load(state, i)
+        after = combine(op, before, load(x, source + i))
+        store(state, i, after)
+        store(y, target + i, before if exclusive else after)
+    if whole < count:
+        before = load_part(state, whole, count - whole)
+        after = combine(op, before, load_part(x, source + whole, count - whole))
+        store_part(state, whole, count - whole, after)
+        store_part(y, target + whole, count - whole, before if exclusive else after)
+
+
+@overload(take_row)
+def _take_row_of(op, state, x, y, source, target, backwards, exclusive):
+    by_lanes = state.dtype == types.float64 and op.algebra in _COMBINE_LANES
+    return _take_lanes if by_lanes else _take_numbers
+
+
+def take_rows(op, state, x, y, places, steps, count, way):
+    """Combine ``count`` rows of columns into their states, one after another."""
+    raise NotImplementedError("kernels only")
 
 
 @small
-def take_row_after(op, state, x, y):
-    """Write the state, and combine a row into it."""
-    for i in range(len(state)):
-        value = state[i]
-        y[i] = value
-        state[i] = combine(op, value, x[i])
+def _each_row(op, state, x, y, places, steps, count, way):
+    source, target = places
+    for _ in range(count):
+        take_row(op, state, x, y, source, target, way[0], way[1])
+        source, target = source + steps[0], target + steps[1]
 
 
-@compiled
-def columns(op, x, y, initial, final, lengths, items, sizes, way):
-    """Scan panels of neighbouring columns; ``items`` numbers the panels of all outer indices.
+def _few_lanes(op, state, x, y, places, steps, count, way):
+    """Rows of no more columns than one vector has lanes keep it in a register."""
+    if len(state) > LANES:
+        _each_row(op, state, x, y, places, steps, count, way)
+        return
+    source, target = places
+    width = len(state)
+    value = load_part(state, 0, width)
+    for _ in range(count):
+        after = combine(op, value, load_part(x, source, width))
+        store_part(y, target, width, value if way[1] else after)
+        value = after
+        source, target = source + steps[0], target + steps[1]
+    store_part(state, 0, width, value)
 
-    Args:
-        op: one of OPS.
-        x, y: flat; position t of outer index o starts at o * outer + t * step of ``x``.
-        initial, final: flat (outer, inner), the state before and after.
-        lengths: (outer,) int64.
-        items: numbers of panels.
-        sizes: T, inner, outer, step, and the width of a panel.
-        way: reverse, exclusive.
-    """
+
+@overload(take_rows)
+def _take_rows_of(op, state, x, y, places, steps, count, way):
+    by_lanes = state.dtype == types.float64 and op.algebra in _COMBINE_LANES
+    if by_lanes:
+        return _few_lanes
+    return lambda op, state, x, y, places, steps, count, way: _each_row(
+        op, state, x, y, places, steps, count, way
+    )
+
+
+@part
+def _panels(op, x, y, initial, final, lengths, sizes, way, low, high):
+    """Scan the panels from ``low`` on and before ``high``."""
     T, inner, outer, step, width = sizes
-    reverse, exclusive = way
     panels = (inner + width - 1) // width
     whole = np.empty(width, initial.dtype)
-    for item in items:
+    for item in range(low, high):
         o, first = item // panels, item % panels * width
         count = min(width, inner - first)
         at = o * inner + first
@@ -103,16 +157,28 @@ def columns(op, x, y, initial, final, lengths, items, sizes, way):
         for i in range(count):
             state[i] = initial[at + i]
         n = lengths[o]
-        for k in range(n):
-            t = n - 1 - k if reverse else k
-            source, target = o * outer + t * step + first, (o * T + t) * inner + first
-            row, result = x[source : source + count], y[target : target + count]
-            if exclusive:
-                take_row_after(op, state, row, result)
-            else:
-                take_row(op, state, row, result)
+        t = n - 1 if way[0] else 0
+        places = o * outer + t * step + first, (o * T + t) * inner + first
+        steps = (-step, -inner) if way[0] else (step, inner)
+        take_rows(op, state, x, y, places, steps, n, way)
         for i in range(count):
             final[at + i] = state[i]
+
+
+@compiled
+def columns(op, x, y, initial, final, lengths, span, sizes, way):
+    """Scan panels of neighbouring columns, those of all outer indices.
+
+    Args:
+        op: one of OPS.
+        x, y: flat; position t of outer index o starts at o * outer + t * step of ``x``.
+        initial, final: flat (outer, inner), the state before and after.
+        lengths: (outer,) int64.
+        span: the panels, and who goes through them.
+        sizes: T, inner, outer, step, and the width of a panel.
+        way: reverse, exclusive.
+    """
+    in_team(_panels, (op, x, y, initial, final, lengths, sizes, way), span)
 
 
 @small
@@ -126,55 +192,18 @@ def one_row(op, x, y, state, source, target, count, steps, exclusive):
     return state
 
 
-@small
-def eight_rows(op, x, y, states, starts, count, steps, exclusive):
-    """Scan ``count`` positions of eight rows in turn; their states are updated."""
-    s0, s1, s2, s3, s4, s5, s6, s7 = (
-        states[0], states[1], states[2], states[3], states[4], states[5], states[6], states[7],
-    )  # fmt: skip
-    a0, a1, a2, a3 = starts[0, 0], starts[1, 0], starts[2, 0], starts[3, 0]
-    a4, a5, a6, a7 = starts[4, 0], starts[5, 0], starts[6, 0], starts[7, 0]
-    b0, b1, b2, b3 = starts[0, 1], starts[1, 1], starts[2, 1], starts[3, 1]
-    b4, b5, b6, b7 = starts[4, 1], starts[5, 1], starts[6, 1], starts[7, 1]
-    for k in range(count):
-        i, j = np.uint64(k) * steps[0], np.uint64(k) * steps[1]
-        n0, n1 = combine(op, s0, x[a0 + i]), combine(op, s1, x[a1 + i])
-        n2, n3 = combine(op, s2, x[a2 + i]), combine(op, s3, x[a3 + i])
-        n4, n5 = combine(op, s4, x[a4 + i]), combine(op, s5, x[a5 + i])
-        n6, n7 = combine(op, s6, x[a6 + i]), combine(op, s7, x[a7 + i])
-        y[b0 + j], y[b1 + j] = (s0, s1) if exclusive else (n0, n1)
-        y[b2 + j], y[b3 + j] = (s2, s3) if exclusive else (n2, n3)
-        y[b4 + j], y[b5 + j] = (s4, s5) if exclusive else (n4, n5)
-        y[b6 + j], y[b7 + j] = (s6, s7) if exclusive else (n6, n7)
-        s0, s1, s2, s3, s4, s5, s6, s7 = n0, n1, n2, n3, n4, n5, n6, n7
-    for r, state in enumerate((s0, s1, s2, s3, s4, s5, s6, s7)):
-        states[r] = state
-
-
-@compiled
-def rows(op, x, y, states, starts, lengths, items, steps, exclusive):
-    """Scan groups of eight rows of any stride; ``items`` numbers the groups.
-
-    Args:
-        op: one of OPS.
-        x, y: flat.
-        states: (rows,), before and after.
-        starts: (rows, 2) uint64, where the scan of each row starts in ``x`` and in ``y``.
-        lengths: (rows,) int64, how many positions each has.
-        items: numbers of groups.
-        steps: (2,) uint64, from one position to the next in ``x`` and in ``y``, modulo 2 ** 64.
-        exclusive: write the state before each position.
-    """
-    for item in items:
-        low = item * TOGETHER
-        high = min(low + TOGETHER, len(states))
-        joint = 0
-        if high - low == TOGETHER:
-            joint = lengths[low]
-            for r in range(low + 1, high):
-                joint = min(joint, lengths[r])
-            group, places = states[low:high], starts[low:high]
-            eight_rows(op, x, y, group, places, joint, steps, exclusive)
+@part
+def _groups(op, x, y, states, starts, lengths, steps, exclusive, first, last):
+    """Scan the groups of eight rows from ``first`` on and before ``last``."""
+    for group in range(first, last):
+        low, high = group * TOGETHER, min(group * TOGETHER + TOGETHER, len(states))
+        joint = lengths[low:high].min()
+        for k in range(joint):
+            at = np.uint64(k)
+            for r in range(low, high):
+                before = states[r]
+                states[r] = combine(op, before, x[starts[r, 0] + at * steps[0]])
+                y[starts[r, 1] + at * steps[1]] = before if exclusive else states[r]
         done = np.uint64(joint)
         for r in range(low, high):
             states[r] = one_row(
@@ -184,11 +213,27 @@ def rows(op, x, y, states, starts, lengths, items, steps, exclusive):
 
 
 @compiled
-def totals(op, x, states, starts, lengths, items, step):
-    """Combine all positions of each row, eight rows in turn, into ``states``."""
-    for item in items:
-        low = item * TOGETHER
-        high = min(low + TOGETHER, len(states))
+def rows(op, x, y, states, starts, lengths, span, steps, exclusive):
+    """Scan rows of any stride, eight in turn.
+
+    Args:
+        op: one of OPS.
+        x, y: flat.
+        states: (rows,), before and after.
+        starts: (rows, 2) uint64, where the scan of each row starts in ``x`` and in ``y``.
+        lengths: (rows,) int64, how many positions each has.
+        span: groups of eight rows, and who goes through them.
+        steps: (2,) uint64, from one position to the next in ``x`` and in ``y``, modulo 2 ** 64.
+        exclusive: write the state before each position.
+    """
+    in_team(_groups, (op, x, y, states, starts, lengths, steps, exclusive), span)
+
+
+@part
+def _totals(op, x, states, starts, lengths, step, first, last):
+    """Combine all positions of the rows of the groups from ``first`` on and before ``last``."""
+    for group in range(first, last):
+        low, high = group * TOGETHER, min(group * TOGETHER + TOGETHER, len(states))
         longest = 0
         for r in range(low, high):
             longest = max(longest, lengths[r])
@@ -196,3 +241,9 @@ def totals(op, x, states, starts, lengths, items, step):
             for r in range(low, high):
                 if k < lengths[r]:
                     states[r] = combine(op, states[r], x[starts[r, 0] + np.uint64(k) * step])
+
+
+@compiled
+def totals(op, x, states, starts, lengths, span, step):
+    """Combine all positions of each row, eight rows in turn, into ``states``."""
+    in_team(_totals, (op, x, states, starts, lengths, step), span)

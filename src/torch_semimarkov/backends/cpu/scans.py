@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,10 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.scan_blocks import rows_by_blocks, totals_by_blocks
+from torch_semimarkov.backends.cpu.pages import empty
+from torch_semimarkov.backends.cpu.scan_blocks import (
+    linear_rows_by_blocks,
+    rows_by_blocks,
+    totals_by_blocks,
+)
 from torch_semimarkov.backends.cpu.scan_kernels import OPS, TOGETHER, columns, rows, totals
 from torch_semimarkov.backends.cpu.scan_linear import linear_columns, linear_rows
-from torch_semimarkov.backends.cpu.threads import share
+from torch_semimarkov.backends.cpu.team import Span, split
 
 NAME = "cpu"
 
@@ -34,10 +38,12 @@ _HALF_TYPES = (torch.float16, torch.bfloat16)
 # Columns from which on they are scanned side by side, and the width of a panel of them: narrower
 # ones touch a new page of memory at every position, and a wider one's state leaves the cache.
 _SIDE_BY_SIDE, _PANEL = 16, 2048
-# Positions of a block, where there are fewer rows than a thread scans in turn.
+# Columns of the narrowest panel that a thread gets to itself.
+_NARROW = 128
+# Values from which on fewer rows than a thread scans in turn are cut into blocks of positions.
+_CUT = 200_000
+# Positions of such a block.
 _BLOCK = 8192
-# Cells of the recurrence that cost as much as one element of a scan.
-_COST = 3
 
 
 def reasons_against(op: str, x: Tensor) -> list[str]:
@@ -64,21 +70,26 @@ def slower(op: str, x: Tensor, reverse: bool) -> str:
 def _worth(op: str, x: Tensor, reverse: bool) -> int:
     """Number of values from which on the kernels beat torch, which must flip to go in reverse.
 
-    Measured; docs/performance.md has the figures.
+    Measured for one thread and for two; docs/performance.md has the figures.
     """
     outer, _, inner = x.shape
+    columns = inner * (2 if x.dtype.is_complex else 1)
     if op == "linear":
         return 0
     if op == "logaddexp":
         return 10_000
-    if inner * (2 if x.dtype.is_complex else 1) >= _SIDE_BY_SIDE:
+    if columns >= (_SIDE_BY_SIDE if x.dtype == torch.int64 else 4 * _SIDE_BY_SIDE):
         return 50_000
-    blocks = inner == 1 and op in BY_BLOCKS and x.dtype not in (torch.int64, *_COMPLEX)
-    if outer * inner < TOGETHER:
-        return (500_000 if reverse else 2_000_000) if blocks else _NEVER
-    if blocks:
-        return 250_000
-    return 500_000 if reverse else _NEVER
+    if x.dtype == torch.int64:
+        return _NEVER
+    alone = torch.get_num_threads() == 1
+    if columns > 1:
+        if columns < 4 or (outer == 1 and not alone):
+            return 300_000 if reverse else _NEVER
+        return 100_000 if reverse else 200_000
+    if outer < TOGETHER:
+        return 500_000 if reverse else 2_000_000
+    return 130_000 if alone else 250_000
 
 
 def associative_scan(
@@ -100,10 +111,16 @@ def associative_scan(
     x = _with_unit_stride(x)
     y, state = _result(x, lengths), _state(x, initial, _neutral(op, x.dtype))
     if x.numel():
-        scan = _scan_columns if x.shape[2] >= _SIDE_BY_SIDE else _scan_rows
+        scan = _scan_columns if _side_by_side(op, x) else _scan_rows
         scan(OPS[op], x, y, state, _counts(x, lengths), (reverse, exclusive))
     final = torch.from_numpy(state).to(x.dtype)
     return (y if y.dtype == result else y.to(result)), final
+
+
+def _side_by_side(op: str, x: Tensor) -> bool:
+    """Whether columns are scanned beside each other, not one by one."""
+    lanes = op in BY_BLOCKS and x.dtype.is_floating_point
+    return x.shape[2] >= (2 if lanes else _SIDE_BY_SIDE)
 
 
 def linear_scan(
@@ -135,13 +152,20 @@ def _scan_columns(
     op: Any, x: Tensor, y: Tensor, state: np.ndarray, counts: np.ndarray, way: Way
 ) -> None:
     outer, T, inner = x.shape
-    sizes = T, inner, x.stride(0), x.stride(1), min(inner, _PANEL)
+    sizes = T, inner, x.stride(0), x.stride(1), _width(outer, inner)
     source, target, flat = _flat(x), _flat(y), state.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
-        columns(op, source, target, flat, flat, counts, items, sizes, way)
+    def task(span: Span) -> None:
+        columns(op, source, target, flat, flat, counts, span, sizes, way)
 
-    share(task, outer * -(-inner // _PANEL), _COST * x.numel())
+    split(task, outer * -(-inner // sizes[-1]), x.numel())
+
+
+def _width(outer: int, inner: int) -> int:
+    """Columns of a panel: so few that every thread has one, if they are worth the way."""
+    parts = -(-torch.get_num_threads() // max(outer, 1))
+    wanted = -(-inner // (TOGETHER * parts)) * TOGETHER
+    return min(inner, _PANEL, max(wanted, _NARROW))
 
 
 def _linear_columns(
@@ -149,13 +173,13 @@ def _linear_columns(
 ) -> None:
     outer, T, inner = inputs.shape
     strides = gates.stride(0), gates.stride(1), inputs.stride(0), inputs.stride(1)
-    sizes = T, inner, min(inner, _PANEL), *strides
+    sizes = T, inner, _width(outer, inner), *strides
     arrays, flat = [_flat(x) for x in (gates, inputs, y)], state.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
-        linear_columns(*arrays, flat, flat, counts, items, sizes, way)
+    def task(span: Span) -> None:
+        linear_columns(*arrays, flat, flat, counts, span, sizes, way)
 
-    share(task, outer * -(-inner // _PANEL), _COST * inputs.numel())
+    split(task, outer * -(-inner // sizes[2]), inputs.numel())
 
 
 # Rows in turn
@@ -168,7 +192,8 @@ def _scan_rows(
     _, T, inner = x.shape
     states, lengths = state.reshape(-1), np.repeat(counts, inner)
     starts, steps = _places((x, y), lengths, reverse)
-    if len(states) >= TOGETHER or T < 2 * TOGETHER * TOGETHER:
+    alone = T < 2 * TOGETHER * TOGETHER if op.name == "logaddexp" else x.numel() < _CUT
+    if len(states) >= TOGETHER or alone:
         _each_row(op, x, y, states, starts, lengths, steps, exclusive)
         return
     size = min(_BLOCK, -(-T // TOGETHER))
@@ -181,13 +206,13 @@ def _scan_rows(
     sums = np.full((len(states), blocks), neutral, states.dtype)
     source, each = _flat(x), sums.reshape(-1)
 
-    def task(items: np.ndarray) -> None:
+    def task(span: Span) -> None:
         if _by_blocks(op, x, y, each):
-            totals_by_blocks(op, source, each, places, parts, items, reverse)
+            totals_by_blocks(op, source, each, places, parts, span, reverse)
             return
-        totals(op, source, each, places, parts, items, steps[0])
+        totals(op, source, each, places, parts, span, steps[0])
 
-    share(task, -(-len(each) // TOGETHER), _COST * x.numel())
+    split(task, -(-len(each) // TOGETHER), x.numel())
     for row in range(len(states)):
         one = torch.from_numpy(sums[row]).reshape(1, blocks, 1)
         first = torch.from_numpy(states[row : row + 1]).reshape(1, 1)
@@ -216,14 +241,14 @@ def _each_row(
     reverse = bool(steps[0] >> np.uint64(63))
     by_blocks = _by_blocks(op, x, y, states)
 
-    def task(items: np.ndarray) -> None:
+    def task(span: Span) -> None:
+        arrays = states, starts, lengths, span
         if by_blocks:
-            arrays = states, starts, lengths, items
             rows_by_blocks(op, source, target, *arrays, reverse, exclusive)
             return
-        rows(op, source, target, states, starts, lengths, items, steps, exclusive)
+        rows(op, source, target, *arrays, steps, exclusive)
 
-    share(task, -(-len(states) // TOGETHER), _COST * x.numel())
+    split(task, -(-len(states) // TOGETHER), x.numel())
 
 
 def _linear_rows(
@@ -233,34 +258,43 @@ def _linear_rows(
     states, lengths = state.reshape(-1), np.repeat(counts, inputs.shape[2])
     starts, steps = _places((gates, inputs, y), lengths, reverse)
     arrays = [_flat(x) for x in (gates, inputs, y)]
+    neighbours = all(x.stride(1) == 1 for x in (gates, inputs, y))
+    by_blocks = neighbours and states.dtype == np.float64
 
-    def task(items: np.ndarray) -> None:
-        linear_rows(*arrays, states, starts, lengths, items, steps, shifted)
+    def task(span: Span) -> None:
+        if by_blocks:
+            linear_rows_by_blocks(*arrays, states, starts, lengths, span, reverse, shifted)
+            return
+        linear_rows(*arrays, states, starts, lengths, span, steps, shifted)
 
-    share(task, -(-len(states) // TOGETHER), _COST * inputs.numel())
+    split(task, -(-len(states) // TOGETHER), inputs.numel())
 
 
 def _places(
     tensors: tuple[Tensor, ...], lengths: np.ndarray, reverse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the scan of each row starts in each tensor, and its steps, modulo 2 ** 64."""
-    outer, _, inner = tensors[0].shape
-    starts, steps = _first_places(outer, inner, tuple(x.stride()[:2] for x in tensors))
+    outer, T, inner = tensors[0].shape
+    strides = tuple(x.stride()[:2] for x in tensors)
     if not reverse:
-        return starts, steps
+        return _places_at(0, outer, inner, strides)
+    if (lengths == T).all():
+        starts, steps = _places_at(T - 1, outer, inner, strides)
+        return starts, np.uint64(0) - steps
+    starts, steps = _places_at(0, outer, inner, strides)
     return starts + (lengths[:, None] - 1).astype(np.uint64) * steps, np.uint64(0) - steps
 
 
-@lru_cache(maxsize=4)
-def _first_places(
-    outer: int, inner: int, strides: tuple[tuple[int, ...], ...]
+@lru_cache(maxsize=8)
+def _places_at(
+    t: int, outer: int, inner: int, strides: tuple[tuple[int, ...], ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row begins in each tensor, and the steps along it; not to be written to."""
+    """Where position t of each row is in each tensor, and the steps; not to be written to."""
     steps = np.array([step for _, step in strides], np.int64)
     starts = np.empty((outer, inner, len(strides)), np.int64)
     each = np.arange(outer)[:, None]
-    for i, (stride, _) in enumerate(strides):
-        starts[:, :, i] = each * stride
+    for i, (stride, step) in enumerate(strides):
+        starts[:, :, i] = each * stride + t * step
     if inner > 1:
         starts += np.arange(inner)[:, None]
     return starts.reshape(-1, len(strides)).view(np.uint64), steps.view(np.uint64)
@@ -282,8 +316,7 @@ def _flat(x: Tensor) -> np.ndarray:
 
 
 def _result(x: Tensor, lengths: Tensor | None) -> Tensor:
-    make: Callable[..., Tensor] = torch.empty if lengths is None else torch.zeros
-    return make(x.shape, dtype=x.dtype)
+    return empty(x.shape, x.dtype) if lengths is None else torch.zeros(x.shape, dtype=x.dtype)
 
 
 def _state(x: Tensor, initial: Tensor | None, neutral: float) -> np.ndarray:

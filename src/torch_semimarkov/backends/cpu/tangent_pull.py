@@ -37,15 +37,17 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
-# The largest factor of a window whose members may have lost what is below 1e-308.
-LIMIT = 1e100
+# The largest exponent of the factor of a window whose members may have lost what is below 1e-308.
+LIMIT = 230.0
 
 
 @part
-def begin(shared, moved, message, weights, ended, last, labels):
-    """Masses of the last label, from the weights of value and slope."""
+def begin_at(kept, L, ends, message, weights, ended, last, labels):
+    """Masses of the last label, from the weights of value and slope; the message before them."""
+    copy(kept[0], (L - 1) * labels, message[0], 0, labels)
+    copy(kept[1], (L - 1) * labels, message[1], 0, labels)
     alpha, slope = message
-    end, moved_end = shared[5], moved[3]
+    end, moved_end = ends
     total, mean = total_of(message, end, moved_end, labels)
     for c in range(labels):
         share = np.exp(alpha[c] + end[c] - total)
@@ -124,9 +126,9 @@ def lean_on(entry, terms, shifts, p, base, labels):
 
 
 @part
-def factor_of(quick, held, top, base, v):
-    """What all segments that start here have in common, as a factor of the window."""
-    return exp(load(base[0], v) + load(held[0], v) + load(top, v) + load(quick[2], v))
+def score_of(quick, held, top, base, v):
+    """What all segments that start here have in common."""
+    return load(base[0], v) + load(held[0], v) + load(top, v) + load(quick[2], v)
 
 
 @part
@@ -141,14 +143,15 @@ def take_shares(shared, moved, quick, window, held, top, base, newest, rows, siz
     linear, leaning, _ = quick
     starts, bare, durations = found
     for v in range(0, C, LANES):
-        factor = factor_of(quick, held, top, base, v)
-        if any_of(factor > spread(LIMIT)):
+        score = score_of(quick, held, top, base, v)
+        if any_of(score > spread(LIMIT)):
             refresh(window, held, top, newest, newest, rows, v, C)
-            factor = factor_of(quick, held, top, base, v)
-        if any_of(factor > spread(LIMIT)):
+            score = score_of(quick, held, top, base, v)
+        if any_of(score > spread(LIMIT)):
             take_exactly(shared, moved, window, held, base, newest, rows, sizes, starts,
                          durations, v)  # fmt: skip
             continue
+        factor = exp(score)
         shift = factor * (load(held[1], v) + load(base[1], v))
         x = n = m = spread(0.0)
         for d in range(rows):
@@ -263,9 +266,7 @@ def pull_back(
     L, K, C, labels = sizes
     message, entry, held, ended, inside, starts, base, top = rows
     durations, pairs, first, last, bare = counts
-    copy(kept[0], (L - 1) * labels, message[0], 0, labels)
-    copy(kept[1], (L - 1) * labels, message[1], 0, labels)
-    begin(shared, moved, message, weights, ended, last, labels)
+    begin_at(kept, L, (shared[5], moved[3]), message, weights, ended, last, labels)
     newest = room_of(K)
     for s in range(L - 1, -1, -1):
         newest = move_if_full(window, held, top, newest, min(L - 1 - s, K - 1), sizes) - 1

@@ -17,20 +17,20 @@ ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
 INT = ir.IntType(32)
 
 
-class Algebra:
-    """What + and * of a vector mean; ``LINEAR`` or ``TROPICAL``."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
-LINEAR, TROPICAL = Algebra("linear"), Algebra("tropical")
-
-
 class AlgebraType(types.Type):
     def __init__(self, algebra: str):
         self.algebra = algebra
         super().__init__(f"Algebra({algebra})")
+
+
+class Algebra:
+    """What + and * of a vector mean; ``LINEAR`` or ``TROPICAL``."""
+
+    def __init__(self, name: str):
+        self.name, self.kind = name, AlgebraType(name)
+
+
+LINEAR, TROPICAL = Algebra("linear"), Algebra("tropical")
 
 
 class Vector(types.Type):
@@ -72,7 +72,7 @@ register_model(AlgebraType)(models.OpaqueModel)
 
 @typeof_impl.register(Algebra)
 def _type_of_algebra(value: Algebra, context: Any) -> AlgebraType:
-    return AlgebraType(value.name)
+    return value.kind
 
 
 @lower_constant(AlgebraType)

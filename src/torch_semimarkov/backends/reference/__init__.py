@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from torch_semimarkov.backends.reference.edges import edge_log_partition
+from torch_semimarkov.backends.reference.kbest import kbest
 from torch_semimarkov.backends.reference.partition import (
     differentiable_gradient,
     log_partition,
     tangent,
 )
+from torch_semimarkov.backends.reference.queries import max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
+from torch_semimarkov.backends.reference.steps import Stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.semirings import SEMIRINGS
@@ -16,7 +19,8 @@ from torch_semimarkov.semirings import SEMIRINGS
 NAME = "reference"
 COMPOSITE = True
 OPS = (
-    "log_partition", "tangent", "viterbi", "sample", "edge_log_partition", "edge_tree", "edge_pair",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "max_marginals", "stream",
+    "edge_log_partition", "edge_tree", "edge_pair",
 )  # fmt: skip
 # Those that a semiring which compares two models can run on.
 _PAIR_OPS = ("edge_tree", "edge_pair")
@@ -27,6 +31,8 @@ COSTS = {
     "tangent": ("O(T (K C + C^2))", "O(T C + K C)", "O(T (K C + C^2))"),
     "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "O(T K C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "kbest": ("O(T (K C + C^2) k log k K)", "O(k T C + k K C)", "none"),
+    "kbest, (K, C, C) transitions": ("O(T K C^2 k log k C)", "O(k T K C + k K C^2)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
         "O(T C + K C)",
@@ -37,6 +43,10 @@ COSTS = {
         "O(T K C + K C^2)",
         "none",
     ),
+    "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
 }
@@ -47,10 +57,16 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     reasons = []
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "max_marginals" and potentials.per_duration:
+        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
         reasons.append(f"semiring {semiring!r} compares two sets of potentials, and gets one")
+    if op == "stream" and potentials.per_duration:
+        reasons.append("has no stream with (K, C, C) transitions")
+    if op == "stream" and semiring not in ("log", "max"):
+        reasons.append("streams for semirings 'log' and 'max' only")
     return reasons
 
 
@@ -59,9 +75,13 @@ __all__ = [
     "COSTS",
     "NAME",
     "OPS",
+    "Stepper",
     "differentiable_gradient",
     "edge_log_partition",
+    "kbest",
     "log_partition",
+    "max_marginals",
+    "messages",
     "reasons_against",
     "sample",
     "tangent",

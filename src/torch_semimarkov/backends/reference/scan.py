@@ -106,7 +106,7 @@ def scan(
     terms = lift(semiring, p, *others)
     blank = filled(semiring.zero, (p.B, p.K, p.C), p.scores)
     state: State = (blank, blank if p.per_duration else blank[..., 0, :])
-    if p.per_duration and p.tail is not None:
+    if p.per_duration and terms.tail is not None:
         state = (*state, blank[..., 0, :])
     stretch = checkpoint_interval or p.T
     collected: list[list[Tensor]] = []

@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.triton.variants import MOST_LABELS, shared_bytes, variant_of
+from torch_semimarkov.backends.triton.variants import MOST_LABELS, SHARED_BYTES, variant_of
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
@@ -66,7 +66,7 @@ def reasons_against(
     if p.C > MOST_LABELS:
         reasons.append(f"takes at most C = {MOST_LABELS} labels, got {p.C}")
     elif on_device and not reasons and isinstance(p, Potentials):
-        problem = memory_problem(p.device.index or 0, shared_bytes(p))
+        problem = memory_problem(p.device.index or 0, SHARED_BYTES)
         reasons += [problem] if problem else []
     if isinstance(potentials, Potentials) and potentials.tail is not None:
         reasons.append("has no geometric tail")
@@ -138,8 +138,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and what is kept for the backward.
 
-    ``checkpoint_interval`` keeps the state of the scan every so many positions, rounded up to a
-    multiple of 32 and to the padded K at least, in place of the messages of every position.
+    ``checkpoint_interval`` keeps states of the scan in place of the messages of every position, on
+    two levels: the backward makes those every so many positions, rounded up to a multiple of 32 and
+    to the padded K at least, from a few that the forward keeps. 1 asks for the least memory.
     """
     from torch_semimarkov.backends.triton import launch, per_duration
 

@@ -10,13 +10,11 @@ docs/gpu-kernels.md explains it with a picture.
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.scan import PART, REBASE, WHOLE, bias_by_slot
+from torch_semimarkov.backends.triton.scan import PART, REBASE, WHOLE, bias_by_slot, in_registers
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
 
 # Positions after which what adds up is written to float64; a stretch has a multiple of them.
 FLUSH = tl.constexpr(32)
-# Entries of a tile at most whose rows stay in registers here; beyond that they lie in memory.
-IN_REGISTERS = tl.constexpr(8192)
 
 
 @triton.jit
@@ -45,36 +43,10 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
 
 
 @triton.jit
-def with_row(b_ring, p_ring, b_fresh, s, K_PAD: tl.constexpr, C_PAD: tl.constexpr):
-    """The tile with one row replaced: in memory if there is ``p_ring``, else in registers."""
-    if p_ring is not None:
-        tl.store(p_ring + (s & (K_PAD - 1)) * C_PAD + tl.arange(0, C_PAD)[None, :], b_fresh)
-        return b_ring
-    else:
-        m_fresh = (tl.arange(0, K_PAD) == (s & (K_PAD - 1)))[None, :, None]
-        return tl.where(m_fresh, b_fresh[:, None, :], b_ring)
-
-
-@triton.jit
-def rows_of(b_ring, p_ring, o_tile):
-    """The whole tile."""
-    if p_ring is not None:
-        tl.debug_barrier()
-        return tl.load(p_ring[:, None, :] + o_tile)
-    else:
-        return b_ring
-
-
-@triton.jit
-def less(b_ring, p_ring, o_tile, b_base):
-    """The tile relative to a new base of each label."""
-    if p_ring is not None:
-        p_tile = p_ring[:, None, :] + o_tile
-        tl.store(p_tile, tl.load(p_tile) - b_base[:, None, :])
-        tl.debug_barrier()
-        return b_ring
-    else:
-        return b_ring - b_base[:, None, :]
+def with_row(b_ring, b_fresh, s, K_PAD: tl.constexpr):
+    """The tile with the row of the segments that start at s."""
+    m_fresh = (tl.arange(0, K_PAD) == (s & (K_PAD - 1)))[None, :, None]
+    return tl.where(m_fresh, b_fresh.to(b_ring.dtype)[:, None, :], b_ring)
 
 
 @triton.jit
@@ -82,6 +54,15 @@ def store_if_wanted(p_x, o_x, b_x, m_x):
     """Store a block to a tensor that may be absent."""
     if p_x is not None:
         tl.store(p_x + o_x, b_x, mask=m_x)
+
+
+@triton.jit
+def flow(b_alpha, b_entering, b_starts, b_transition):
+    """What ``b_starts`` gives to the labels before, (sequence, label before, label)."""
+    b_logs = b_alpha[:, :, None] + b_transition[None, :, :]
+    b_ways = tl.exp(b_logs - finite(b_entering)[:, None, :])
+    b_total = tl.sum(b_ways, axis=1)
+    return b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
 
 
 @triton.jit
@@ -114,7 +95,7 @@ def flow_in_parts(
 def row_at(
     p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
 ):
-    """Row of the tile for starts at s, and the sum of scores from there on to the latest base."""
+    """Row in float64 of starts at s, and the sum of scores from there on to the latest base."""
     i_c = tl.arange(0, C_PAD)
     b_s = tl.zeros_like(b_length) + s
     m_there = (b_s >= 0) & (b_s < b_length)
@@ -127,7 +108,7 @@ def row_at(
     b_top = tl.load(p_rows + o_row + 3 * C, mask=m_there, other=0.0)
     b_lead += finite(b_scores).to(tl.float64) - b_top[:, None]
     b_start_scores = load_or_zero(p_start_scores, o_s, m_s, p_start_scores is not None, b_scores)
-    return opened(b_entering, b_start_scores, -b_lead).to(b_scores.dtype), b_lead
+    return opened(b_entering, b_start_scores, -b_lead), b_lead
 
 
 @triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
@@ -138,8 +119,8 @@ def gradient_kernel(
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_weight,  # (programs * N,) float64
     p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
-    p_work,  # (programs * N, 3 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
-    p_counts,  # (1 or 2, programs * N, K_PAD, C_PAD): counts to add to the sums; rows of the tile
+    p_work,  # (programs * N, 2 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
+    p_counts,  # (2, programs * N, K_PAD, C_PAD): counts to add to the sums; what is open
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
@@ -163,14 +144,14 @@ def gradient_kernel(
     m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
     p_transition = p_tables + K_PAD * C_PAD
+    b_transition = in_registers(p_transition, C, C_PAD)
     if C_PAD <= WHOLE:
         m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
         o_pair = i_c[:, None] * C + i_c[None, :]
-        b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
         b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * (3 * K_PAD * C_PAD + C * C + 4 * C)
+    p_sums = p_work + i_n * (2 * K_PAD * C_PAD + C * C + 4 * C)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums + K_PAD * C_PAD
@@ -180,16 +161,12 @@ def gradient_kernel(
     hi = tl.minimum(stop, longest)
     m_later = m_c & (b_zero + stop < longest)[:, None]
     m_tile = m_later[:, None, :] & (o_tile >= 0)
+    m_rows = m_c[:, None, :] & (o_tile >= 0)
+    p_start = p_labels + 4 * C
     b_lead = tl.load(p_labels + 2 * C, mask=m_later, other=0.0)
     b_ends = tl.load(p_labels + 3 * C, mask=m_later, other=0.0).to(D)
-    IN_MEMORY: tl.constexpr = K_PAD * C_PAD > IN_REGISTERS
-    if IN_MEMORY:
-        p_ring = p_counts + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD)
-        b_ring = tl.zeros((N, 1, 1), D)
-    else:
-        p_ring = None
-        b_ring = tl.load(p_tile, mask=m_tile, other=float("-inf")).to(D)
-    b_pending = tl.load(p_tile + K_PAD * C_PAD, mask=m_tile, other=0.0).to(D)
+    p_open = p_counts[:, None, :] + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD) + o_tile
+    b_pending = tl.load(p_open, mask=m_tile, other=0.0)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
@@ -202,7 +179,10 @@ def gradient_kernel(
         b_fresh, b_lead = row_at(
             p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
         )
-        b_ring = with_row(b_ring, p_ring, b_fresh, s, K_PAD, C_PAD)
+        tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
+    tl.debug_barrier()
+    b_ring = tl.load(p_tile, mask=m_rows, other=float("-inf")).to(D)
+    tl.debug_barrier()
 
     for i in range(0, tl.maximum(hi - first, 0)):
         t = hi - 1 - i
@@ -210,8 +190,8 @@ def gradient_kernel(
         b_fresh, b_lead = row_at(
             p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
         )
-        b_ring = with_row(b_ring, p_ring, b_fresh, s, K_PAD, C_PAD)
-        b_rows = rows_of(b_ring, p_ring, o_tile)
+        tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
+        b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
         p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
@@ -220,7 +200,7 @@ def gradient_kernel(
         b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         m_open = i_duration <= b_open[:, None, :]
-        b_logs = tl.where(m_open, b_rows + b_bias, float("-inf"))
+        b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
         b_joint = shares(b_logs, 1) * b_ends[:, None, :]
         b_pending += b_joint
         p_count = p_counts[:, None, :] + (i_duration - 1) * C_PAD + i_c[None, None, :]
@@ -251,10 +231,7 @@ def gradient_kernel(
                 b_alpha, b_entering, b_starts, b_weight, p_transition, p_moves, C, C_PAD
             )
         else:
-            b_logs = b_alpha[:, :, None] + b_transition[None, :, :]
-            b_ways = tl.exp(b_logs - finite(b_entering)[:, None, :])
-            b_total = tl.sum(b_ways, axis=1)
-            b_flow = b_ways * (b_starts / tl.where(b_total == 0.0, 1.0, b_total))[:, None, :]
+            b_flow = flow(b_alpha, b_entering, b_starts, b_transition)
             b_ends = tl.sum(b_flow, axis=2)
             b_moves += b_flow
         if t % FLUSH == 0:
@@ -268,15 +245,19 @@ def gradient_kernel(
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 
-        # rows stay relative to where the segments end, since there the weighty ones are near 0
+        # rows stay relative to where segments end, since there the weighty ones are near 0; they
+        # come from float64, since far from there they are not, and float32 does not forget it
         b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
         p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
         b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
         b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
         if t % REBASE == 0:
-            b_base = b_lag.to(D)
-            b_ring = less(b_ring, p_ring, o_tile, b_base)
-            b_lead -= b_base
+            b_rows = tl.load(p_tile, mask=m_rows, other=float("-inf")) - b_lag[:, None, :]
+            tl.debug_barrier()
+            tl.store(p_tile, b_rows, mask=m_rows)
+            tl.debug_barrier()
+            b_ring = b_rows.to(D)
+            b_lead -= b_lag
             b_lag = tl.zeros((N, C_PAD), tl.float64)
 
     tl.debug_barrier()
@@ -284,6 +265,4 @@ def gradient_kernel(
     m_tile = m_before[:, None, :] & (o_tile >= 0)
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)
     tl.store(p_labels + 3 * C, b_ends, mask=m_before)
-    if not IN_MEMORY:
-        tl.store(p_tile, b_ring, mask=m_tile)
-    tl.store(p_tile + K_PAD * C_PAD, b_pending, mask=m_tile)
+    tl.store(p_open, b_pending, mask=m_tile)

@@ -2,9 +2,11 @@
 
 What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
 (1, size): every position's messages, 3 C + 1 numbers of the scores' type;
-(stretches, size, 1): the state of the scan before each stretch, K C + 3 C numbers a sequence,
-made an even number.
-The backward then runs each stretch once more, two of them in memory at a time.
+(groups, size, 1): the state of the scan before each group of stretches, K C + 3 C numbers a
+sequence, made an even number; of a split scan, its memory (see ``split``). There are as many
+stretches in a group as groups, so that the backward, which scans a group once more for the states
+before its stretches and then each stretch for its messages, has few of both: two groups' worth of
+states, and the messages of two stretches, are in memory at a time.
 """
 
 from __future__ import annotations
@@ -12,24 +14,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.triton import launch_split
 from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kernel
-from torch_semimarkov.backends.triton.gradient import FLUSH, IN_REGISTERS, gradient_kernel
+from torch_semimarkov.backends.triton.gradient import FLUSH, gradient_kernel
 from torch_semimarkov.backends.triton.scan import scan_kernel
-from torch_semimarkov.backends.triton.variants import Variant, variant_of
+from torch_semimarkov.backends.triton.variants import Variant, up, variant_of
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import PAD
 
 _WIDTH = 128
 
 
-def up(size: int, step: int) -> int:
-    """The smallest multiple of ``step`` that is not below ``size``."""
-    return (size + step - 1) // step * step
+def whole_stretch(positions: int, variant: Variant) -> int:
+    """Positions of a stretch, so many at least: the tile and what it reaches, and whole bases."""
+    return up(max(positions, variant.K_PAD + variant.tile), max(FLUSH.value, variant.tile))
 
 
-def stretch_of(T: int, stretches: int, variant: Variant) -> int:
-    """Positions of each of so many stretches: as long as the tile is, and whole bases."""
-    return up(max((T + stretches - 1) // stretches, variant.K_PAD), FLUSH.value)
+def stretch_of(T: int, groups: int, variant: Variant) -> int:
+    """Positions of each stretch, if so many groups have as many stretches each."""
+    return whole_stretch((T + groups * groups - 1) // (groups * groups), variant)
 
 
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
@@ -40,9 +43,14 @@ def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ..
     if interval is None:
         return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
     variant = variant_of(p)
-    stretch = up(max(interval, variant.K_PAD), FLUSH.value)
+    stretch = whole_stretch(interval, variant)
     states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
-    return (p.T + stretch - 1) // stretch, states // half, 1
+    if variant.tile:
+        states = sum(launch_split.sizes(p, variant))
+    groups = 1
+    while groups * groups * stretch < p.T:
+        groups += 1
+    return groups, states // half, 1
 
 
 class Run:
@@ -79,24 +87,19 @@ class Run:
         """Scan a span (first, stop, rows kept), default all positions."""
         p, v = self.p, self.variant
         first, stop, ROWS = span or (0, p.T, p.T)
+        if v.tile:
+            scan = launch_split.Scan(p, v, self.tables, self.lengths)
+            if state is not None:
+                # no kernel writes what no sequence has, and two calls must agree in that too
+                scan.memory.copy_(state[0]) if first else scan.memory.zero_()
+            scan.run(semiring, value, rows, best, (first, stop, ROWS))
+            if state is not None and rows is None and len(state) > 1:
+                state[1].copy_(scan.memory)
+            return
         scan_kernel[(self.programs,)](
             p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, rows, state,
             best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
             IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
-        )  # fmt: skip
-
-    def gradient(
-        self, weight: Tensor, rows: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor],
-        span: tuple[int, int, int],
-    ) -> None:  # fmt: skip
-        """Run the combining pass over a span (first, stop, rows kept)."""
-        p, v = self.p, self.variant
-        first, stop, ROWS = span
-        gradient_kernel[(self.programs,)](
-            p.scores, p.start_scores, self.tables, self.lengths, weight, rows, *work,
-            out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K, p.C, first,
-            stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD, num_warps=v.gradient_warps,
-            num_stages=1,
         )  # fmt: skip
 
 
@@ -113,35 +116,61 @@ def forward(
     if interval is None:
         run.scan(semiring, value, kept.view(-1).view(dtype))
         return value, kept
-    stretch = stretch_of(p.T, len(kept), run.variant)
+    group = len(kept) * stretch_of(p.T, len(kept), run.variant)
     states = kept.view(len(kept), -1).view(dtype)
-    for first in range(0, p.T, stretch):
-        span = first, min(first + stretch, p.T), 1
-        run.scan(semiring, value, state=states[first // stretch :], span=span)
+    for first in range(0, p.T, group):
+        span = first, min(first + group, p.T), 1
+        run.scan(semiring, value, state=states[first // group :], span=span)
     return value, kept
+
+
+class Gradient:
+    """The combining pass of one program a sequence, from right to left over any number of spans."""
+
+    def __init__(self, run: Run, weight: Tensor) -> None:
+        self.run_of, self.weight = run, run.padded(weight)
+        p, v = run.p, run.variant
+        self.tile, self.rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
+        sequences = len(self.weight)
+        self.sums = run.empty(sequences, 2 * self.tile + self.rest + 2 * p.C).zero_()
+        self.counts = run.empty(2, sequences, self.tile, dtype=p.scores.dtype).zero_()
+
+    def run(self, rows: Tensor, out: dict[str, Tensor], span: tuple[int, int, int]) -> None:
+        """Run it over a span (first, stop, rows kept); the last positions come first."""
+        run, p, v, (first, stop, ROWS) = self.run_of, self.run_of.p, self.run_of.variant, span
+        gradient_kernel[(run.programs,)](
+            p.scores, p.start_scores, run.tables, run.lengths, self.weight, rows, self.sums,
+            self.counts, out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K,
+            p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
+            num_warps=v.gradient_warps, num_stages=1,
+        )  # fmt: skip
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Expected counts over all sequences: of durations (K_PAD, C_PAD), and of the rest."""
+        p, v = self.run_of.p, self.run_of.variant
+        counts = self.sums[: p.B, : self.tile + self.rest].sum(0)
+        return counts[: self.tile].view(v.K_PAD, v.C_PAD), counts[self.tile :]
 
 
 def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    run, v, dtype = Run(p), variant_of(p), p.scores.dtype
+    run, dtype = Run(p), p.scores.dtype
     present = dict(p.terms())
     names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
     found = {name: torch.zeros_like(present[name]) for name in names}
-    weight = run.padded(weight.detach().to(torch.float64).contiguous())
-    tile, rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
-    sums = run.empty(len(weight), 3 * tile + rest + 2 * p.C).zero_()
-    parts = run.empty(2 if tile > IN_REGISTERS.value else 1, len(weight), tile, dtype=dtype)
-    parts[0].zero_()
-    parts[1:].fill_(-torch.inf)
-    work = sums, parts
-    if kept.dim() == 2:
-        rows = kept.view(-1).view(p.scores.dtype)
-        run.gradient(weight, rows, work, found, (0, p.T, p.T))
+    weight = weight.detach().to(torch.float64).contiguous()
+    gradient: Gradient | launch_split.Gradient
+    if run.variant.tile:
+        gradient = launch_split.Gradient(p, run.variant, run.tables, run.lengths, weight)
     else:
-        _by_stretches(run, kept, weight, work, found)
-    counts = sums[: p.B, : tile + rest].sum(0).to(p.scores.dtype)
-    bias, moves, start, end = counts.split([tile, p.C * p.C, p.C, p.C])
-    bias = bias.view(v.K_PAD, v.C_PAD)[: p.K, : p.C]
+        gradient = Gradient(run, weight)
+    if kept.dim() == 2:
+        gradient.run(kept.view(-1).view(dtype), found, (0, p.T, p.T))
+    else:
+        _by_stretches(run, kept, gradient, found)
+    durations, rest = (x.to(dtype) for x in gradient.totals())
+    moves, start, end = rest.split([p.C * p.C, p.C, p.C])
+    bias = durations[: p.K, : p.C]
     shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
     for name in shared.keys() & present.keys():
         found[name] = shared[name].reshape(present[name].shape).clone()
@@ -149,22 +178,37 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
 
 
 def _by_stretches(
-    run: Run, kept: Tensor, weight: Tensor, work: tuple[Tensor, Tensor], out: dict[str, Tensor]
+    run: Run, kept: Tensor, gradient: Gradient | launch_split.Gradient, out: dict[str, Tensor]
 ) -> None:
     """Scan each stretch once more, the one before it too, and combine it."""
-    p, dtype = run.p, run.p.scores.dtype
-    stretch = stretch_of(p.T, len(kept), run.variant)
+    p, dtype, groups = run.p, run.p.scores.dtype, len(kept)
+    stretch = stretch_of(p.T, groups, run.variant)
     ROWS = min(2 * stretch, p.T)
     rows = run.empty(p.B, ROWS, 3 * p.C + 1, dtype=dtype)
     unused = run.empty(p.B)
-    states = kept.view(len(kept), -1).view(dtype)
+    coarse = kept.view(groups, -1).view(dtype)
+    states = coarse if groups == 1 else torch.empty_like(coarse)
     last = (p.T - 1) // stretch
     for j in range(last, -1, -1):
+        span = j * stretch, min((j + 1) * stretch, p.T), ROWS
         for again in (j, j - 1) if j == last else (j - 1,):
-            if again >= 0:
-                span = again * stretch, min((again + 1) * stretch, p.T), ROWS
-                run.scan("log", unused, rows, states[again:], None, span)
-        run.gradient(weight, rows, work, out, (j * stretch, min((j + 1) * stretch, p.T), ROWS))
+            if again < 0:
+                continue
+            if groups > 1 and (again == last or (again + 1) % groups == 0):
+                _states_of_group(run, coarse[again // groups], states, again)
+            mine = again * stretch, min((again + 1) * stretch, p.T), ROWS
+            run.scan("log", unused, rows, states[again % groups :], None, mine)
+        gradient.run(rows, out, span)
+
+
+def _states_of_group(run: Run, coarse: Tensor, states: Tensor, last: int) -> None:
+    """The states before each stretch of a group up to ``last``, from the one before the group."""
+    groups, unused = len(states), run.empty(run.p.B)
+    stretch = stretch_of(run.p.T, groups, run.variant)
+    states[0].copy_(coarse)
+    for j in range(last // groups * groups, last):
+        span = j * stretch, (j + 1) * stretch, 1
+        run.scan("log", unused, state=states[j % groups :], span=span)
 
 
 def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:

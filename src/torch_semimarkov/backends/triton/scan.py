@@ -73,6 +73,83 @@ def enter_in_parts(
     return b_total, b_source
 
 
+@triton.jit
+def in_registers(p_transition, C, C_PAD: tl.constexpr):
+    """The transitions of few labels, (source, label); nothing of many, which stay in memory."""
+    if C_PAD <= WHOLE:
+        i_c = tl.arange(0, C_PAD)
+        m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
+        o_pair = i_c[:, None] * C + i_c[None, :]
+        return tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
+    else:
+        return None
+
+
+@triton.jit
+def enter(
+    b_alpha, b_transition, p_transition, C, C_PAD: tl.constexpr, IS_MAX: tl.constexpr,
+    CHOICES: tl.constexpr,
+):  # fmt: skip
+    """Sum over the labels before, of transitions in registers or in memory; the best if wanted."""
+    if C_PAD > WHOLE:
+        b_entering, b_source = enter_in_parts(b_alpha, p_transition, C, C_PAD, IS_MAX, CHOICES)
+    else:
+        b_ways = b_alpha[:, :, None] + b_transition[None, :, :]
+        if CHOICES:
+            i_source = tl.arange(0, C_PAD)[None, :, None]
+            b_entering, b_source = first_of_max(b_ways, i_source, C_PAD, 1)
+        else:
+            b_entering, b_source = total(b_ways, 1, IS_MAX), tl.zeros(b_alpha.shape, tl.int32)
+    return b_entering, b_source
+
+
+@triton.jit
+def scores_at(p_scores, p_start_scores, p_end_scores, o_t, m_t):
+    """The terms of a position: -inf and zeros where the mask does not hold."""
+    b_scores = tl.load(p_scores + o_t, mask=m_t, other=float("-inf"))
+    b_starts = load_or_zero(p_start_scores, o_t, m_t, p_start_scores is not None, b_scores)
+    b_ends = load_or_zero(p_end_scores, o_t, m_t, p_end_scores is not None, b_scores)
+    return b_scores, b_starts, b_ends
+
+
+@triton.jit
+def with_fresh(b_ring, b_fresh, m_dead, t, K_PAD: tl.constexpr):
+    """The tile with the row of the segments that start at t; nothing of a label without a score."""
+    m_fresh = (tl.arange(0, K_PAD) == (t & (K_PAD - 1)))[None, :, None]
+    b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
+    return tl.where(m_dead[:, None, :], float("-inf"), b_ring)
+
+
+@triton.jit
+def normed(b_wide, b_norm, b_sum, b_like):
+    """Scores of a position less the best of them, which goes to the norm; prefix sums less it."""
+    # the norm takes what the lanes can hold, so that what is kept of it is exact
+    b_top = finite(tl.max(b_wide, axis=1)).to(b_like.dtype)
+    b_alpha = (b_wide - b_top[:, None]).to(b_like.dtype)
+    return b_alpha, b_top, b_norm + b_top, b_sum - b_top[:, None]
+
+
+@triton.jit
+def keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, m_n, C, C_PAD: tl.constexpr):
+    """Store what the backward needs of a position, if it is wanted."""
+    if p_rows is not None:
+        p_row = p_rows + (i_row * (3 * C + 1))[:, None] + tl.arange(0, C_PAD)[None, :]
+        tl.store(p_row, b_alpha, mask=m_t)
+        tl.store(p_row + C, b_entering, mask=m_t)
+        tl.store(p_row + 2 * C, b_open.to(b_alpha.dtype), mask=m_t)
+        tl.store(p_rows + i_row * (3 * C + 1) + 3 * C, b_top, mask=m_n)
+
+
+@triton.jit
+def last_total(p_end, b_last, C, C_PAD: tl.constexpr, IS_MAX: tl.constexpr):
+    """The semiring's sum over the last label, and the lowest of the best."""
+    i_c = tl.arange(0, C_PAD)
+    b_end = tl.load(p_end + i_c, mask=i_c < C, other=float("-inf")).to(tl.float64)
+    b_final = b_end[None, :] + b_last
+    b_top, b_label = first_of_max(b_final, i_c[None, :], C_PAD, 1)
+    return b_top if IS_MAX else total(b_final, 1, IS_MAX), b_label
+
+
 @triton.jit(do_not_specialize=["T", "first", "stop", "ROWS"])
 def scan_kernel(
     p_scores,  # (B, T, C)
@@ -98,17 +175,14 @@ def scan_kernel(
     """Scan the positions from ``first`` on and before ``stop`` of N sequences."""
     D = p_scores.dtype.element_ty
     i_n = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
-    i_c, i_slot = tl.arange(0, C_PAD), tl.arange(0, K_PAD)
+    i_c = tl.arange(0, C_PAD)
     b_length = tl.load(p_lengths + i_n)
     # masks are made of blocks: the interpreter makes an int of one that is a block and a number
     b_zero = tl.zeros_like(b_length)
     m_c = (i_c < C)[None, :] & (i_n >= 0)[:, None]
     o_c = i_c[None, :] + tl.zeros_like(i_n)[:, None]
     p_transition = p_tables + K_PAD * C_PAD
-    if C_PAD <= WHOLE:
-        m_pair = (i_c < C)[:, None] & (i_c < C)[None, :]
-        o_pair = i_c[:, None] * C + i_c[None, :]
-        b_transition = tl.load(p_transition + o_pair, mask=m_pair, other=float("-inf"))
+    b_transition = in_registers(p_transition, C, C_PAD)
     p_start, p_end = p_transition + C * C, p_transition + C * C + C
 
     m_state, o_state = m_c, o_c
@@ -136,18 +210,14 @@ def scan_kernel(
         t = zero + i  # the interpreter counts in Python's ints
         m_t = m_c & (t < b_length)[:, None]
         o_t = ((i_n * T + t) * C)[:, None] + i_c[None, :]
-        b_scores = tl.load(p_scores + o_t, mask=m_t, other=float("-inf"))
-        b_start_scores = load_or_zero(
-            p_start_scores, o_t, m_t, p_start_scores is not None, b_scores
+        b_scores, b_start_scores, b_end_scores = scores_at(
+            p_scores, p_start_scores, p_end_scores, o_t, m_t
         )
-        b_end_scores = load_or_zero(p_end_scores, o_t, m_t, p_end_scores is not None, b_scores)
 
         m_dead = b_scores == float("-inf")
         b_open = tl.where(m_dead, 0, tl.minimum(b_open + 1, K))
         b_fresh = opened(b_entering, b_start_scores, b_sum).to(D)
-        m_fresh = (i_slot == (t & (K_PAD - 1)))[None, :, None]
-        b_ring = tl.where(m_fresh, b_fresh[:, None, :], b_ring)
-        b_ring = tl.where(m_dead[:, None, :], float("-inf"), b_ring)
+        b_ring = with_fresh(b_ring, b_fresh, m_dead, t, K_PAD)
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         if p_best is not None:
             b_inner, b_duration = first_of_max(b_ring + b_bias, i_duration, K_PAD, 1)
@@ -158,30 +228,14 @@ def scan_kernel(
 
         b_sum += finite(b_scores)
         b_wide = closed(b_inner, b_end_scores, b_sum)
-        # the norm takes what the lanes can hold, so that what is kept of it is exact
-        b_top = finite(tl.max(b_wide, axis=1)).to(D)
-        b_norm += b_top
-        b_sum -= b_top[:, None]
-        b_alpha = (b_wide - b_top[:, None]).to(D)
+        b_alpha, b_top, b_norm, b_sum = normed(b_wide, b_norm, b_sum, b_scores)
         b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
-        if p_rows is not None:
-            p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
-            tl.store(p_row, b_alpha, mask=m_t)
-            tl.store(p_row + C, b_entering, mask=m_t)
-            tl.store(p_row + 2 * C, b_open.to(D), mask=m_t)
-            p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
-            tl.store(p_top, b_top, mask=t < b_length)
+        i_row = i_n * ROWS + t % ROWS
+        keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
 
-        if C_PAD > WHOLE:
-            b_entering, b_source = enter_in_parts(
-                b_alpha, p_transition, C, C_PAD, IS_MAX, p_best is not None
-            )
-        else:
-            b_ways = b_alpha[:, :, None] + b_transition[None, :, :]
-            if p_best is not None:
-                b_entering, b_source = first_of_max(b_ways, i_c[None, :, None], C_PAD, 1)
-            else:
-                b_entering = total(b_ways, 1, IS_MAX)
+        b_entering, b_source = enter(
+            b_alpha, b_transition, p_transition, C, C_PAD, IS_MAX, p_best is not None
+        )
         if p_best is not None:
             p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]
             tl.store(p_row, b_source, mask=m_t & (t + 1 < b_length)[:, None])
@@ -202,11 +256,8 @@ def scan_kernel(
         tl.store(p_labels, b_entering, mask=m_state)
         tl.store(p_labels + C, b_open.to(D), mask=m_state)
         tl.store(p_labels + 2 * C, b_last, mask=m_state)
-    b_final = tl.load(p_end + o_c, mask=m_c, other=float("-inf")).to(tl.float64) + b_last
+    b_total, b_label = last_total(p_end, b_last, C, C_PAD, IS_MAX)
     if p_best is not None:
-        b_total, b_label = first_of_max(b_final, i_c[None, :], C_PAD, 1)
         tl.store(p_best + i_n * T * (2 * C) + C, b_label, mask=b_length > 0)
-    else:
-        b_total = total(b_final, 1, IS_MAX)
     b_value = tl.where(stop < b_length, b_norm, b_norm + b_total)
     tl.store(p_value + i_n, b_value, mask=first < b_length)

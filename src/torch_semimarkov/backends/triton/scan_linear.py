@@ -19,12 +19,12 @@ from torch_semimarkov.backends.triton.scan_parts import (
 
 
 @triton.jit
-def load_steps(
+def scan_steps(
     p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
     k, i, i_outer, inner, count,
     REVERSE: tl.constexpr, SHIFTED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Gate and value of each step; steps past the end change nothing."""
+    """Gate and value of all steps up to each, as one; steps past the end change nothing."""
     columns = i[None, :] < inner
     k_gate = k - 1 if SHIFTED else k
     o_gate = i_outer * outer_gates + i[None, :]
@@ -34,7 +34,7 @@ def load_steps(
     o_value = i_outer * outer_inputs + i[None, :]
     o_value += position(k, count, REVERSE) * step_inputs
     b_value = tl.load(p_inputs + o_value, mask=(k < count) & columns, other=0.0).to(WIDE)
-    return b_gate, b_value
+    return tl.associative_scan((b_gate, b_value), 0, then)
 
 
 @triton.jit
@@ -49,23 +49,10 @@ def linear_totals(
     count = count_of(p_lengths, i_outer, T, HAS_LENGTHS)
     k = i_block * BLOCK + tl.arange(0, BLOCK)[:, None]
     i = i_tile * COLUMNS + tl.arange(0, COLUMNS)
-    b_gate, b_value = load_steps(
-        p_gates,
-        p_inputs,
-        outer_gates,
-        step_gates,
-        outer_inputs,
-        step_inputs,
-        k,
-        i,
-        i_outer,
-        inner,
-        count,
-        REVERSE,
-        SHIFTED,
-        WIDE,
-    )
-    b_gate, b_value = tl.associative_scan((b_gate, b_value), 0, then)
+    b_gate, b_value = scan_steps(
+        p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
+        k, i, i_outer, inner, count, REVERSE, SHIFTED, WIDE,
+    )  # fmt: skip
     o_carry = (i_outer * blocks + i_block) * inner + i
     tl.store(p_gate + o_carry, last_of_tile(b_gate, BLOCK), mask=i < inner)
     tl.store(p_value + o_carry, last_of_tile(b_value, BLOCK), mask=i < inner)
@@ -108,23 +95,10 @@ def apply_linear(
     k = i_block * BLOCK + tl.arange(0, BLOCK)[:, None]
     i = i_tile * COLUMNS + tl.arange(0, COLUMNS)
     columns = i[None, :] < inner
-    b_gate, b_value = load_steps(
-        p_gates,
-        p_inputs,
-        outer_gates,
-        step_gates,
-        outer_inputs,
-        step_inputs,
-        k,
-        i,
-        i_outer,
-        inner,
-        count,
-        REVERSE,
-        SHIFTED,
-        WIDE,
-    )
-    b_gate, b_value = tl.associative_scan((b_gate, b_value), 0, then)
+    b_gate, b_value = scan_steps(
+        p_gates, p_inputs, outer_gates, step_gates, outer_inputs, step_inputs,
+        k, i, i_outer, inner, count, REVERSE, SHIFTED, WIDE,
+    )  # fmt: skip
     state = tl.load(p_carry + (i_outer * blocks + i_block) * inner + i, mask=i < inner, other=0.0)
     b_y = b_gate * state[None, :] + b_value
     b_final = b_y

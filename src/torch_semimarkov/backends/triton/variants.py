@@ -12,17 +12,25 @@ import torch
 from torch_semimarkov.potentials import Potentials
 
 # Entries of the larger of two tiles, durations by labels and (64 at most) labels by labels ->
-# sequences in a program, warps of the scan, warps of the gradient. Float64 counts twice.
+# sequences in a program, warps of the scan, warps of the gradient, positions of a tile whose
+# history several programs sum (0: one program scans a sequence). Float64 counts twice.
 TABLE = (
-    (64, 4, 1, 1),
-    (256, 2, 1, 2),
-    (1024, 1, 2, 4),
-    (4096, 1, 4, 8),
-    (8192, 1, 8, 16),
-    (16384, 1, 16, 16),
-    (1 << 20, 1, 16, 16),
+    (64, 4, 1, 1, 0),
+    (256, 2, 1, 2, 0),
+    (1024, 1, 2, 4, 0),
+    (4096, 1, 4, 8, 0),
+    (8192, 1, 8, 16, 64),
+    (1 << 20, 1, 16, 16, 64),
 )
 MOST_LABELS = 256
+# Shared memory of a program at most, as the compiler reports it, rounded up.
+SHARED_BYTES = 48 * 1024
+# Of a split: entries of a tile of positions and labels, and positions of one at least; warps of a
+# tile's scan, of one with more entries, of its gradient; warps of the history, and positions or
+# entries of one of its programs.
+TILE_ENTRIES, SHORTEST_TILE = 2048, 16
+TILE_WARPS, WIDE_TILE_WARPS, TILE_GRADIENT_WARPS = 4, 8, 8
+HISTORY_WARPS, HISTORY_POSITIONS, STARTS_ENTRIES = 4, 8, 512
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Variant:
         sequences: in one program.
         K_PAD, C_PAD: durations and labels padded to powers of two.
         scan_warps, gradient_warps: warps of a program.
+        tile: positions whose history is split over programs; 0 if one scans a sequence.
     """
 
     sequences: int
@@ -40,12 +49,19 @@ class Variant:
     C_PAD: int
     scan_warps: int
     gradient_warps: int
+    tile: int = 0
 
     def __str__(self) -> str:
+        split = f", history of {self.tile} positions split over programs" if self.tile else ""
         return (
-            f"tile {self.K_PAD} x {self.C_PAD} in registers, sequences per program "
-            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}"
+            f"tile {self.tile or self.K_PAD} x {self.C_PAD} in registers, sequences per program "
+            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}{split}"
         )
+
+
+def up(size: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is not below ``size``."""
+    return (size + step - 1) // step * step
 
 
 def power_of_two(size: int) -> int:
@@ -56,15 +72,16 @@ def power_of_two(size: int) -> int:
     return power
 
 
-def shared_bytes(p: Potentials) -> int:
-    """Shared memory of a program at most, as the compiler reports it, rounded up."""
-    return 64 * 1024 if power_of_two(p.K) * power_of_two(p.C) > 16384 else 48 * 1024
-
-
 def variant_of(p: Potentials) -> Variant:
     """The form in which potentials run."""
     K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
     entries = max(K_PAD, min(C_PAD, 64)) * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
     _, *numbers = next(row for row in TABLE if entries <= row[0])
-    sequences, scan_warps, gradient_warps = numbers
-    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps)
+    sequences, scan_warps, gradient_warps, longest = numbers
+    tile = min(longest, max(TILE_ENTRIES // C_PAD, SHORTEST_TILE))
+    if 2 * tile > K_PAD:
+        tile = 0
+    if tile:
+        scan_warps = WIDE_TILE_WARPS if tile * C_PAD > TILE_ENTRIES else TILE_WARPS
+        gradient_warps = TILE_GRADIENT_WARPS
+    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile)

@@ -1,4 +1,4 @@
-"""Hard constraints of a head as masks: -inf for what the model must not do."""
+"""Hard constraints as masks: True for what a model may do."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def transition_mask(allowed: Tensor | Sequence[Sequence[bool]], C: int) -> Tenso
             f"allowed_transitions must be (C, C) = ({C}, {C}), [source, destination], "
             f"got {tuple(mask.shape)}"
         )
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-        raise ConfigError("allowed_transitions must hold bools or 0 and 1")
-    return mask.to(torch.bool)
+    return _truths("allowed_transitions", mask)
 
 
 def duration_mask(shortest: PerLabel | None, longest: PerLabel | None, K: int, C: int) -> Tensor:
@@ -45,6 +43,29 @@ def duration_mask(shortest: PerLabel | None, longest: PerLabel | None, K: int, C
         )
     durations = torch.arange(1, K + 1)[:, None]
     return (durations >= low) & (durations <= high)
+
+
+def label_mask(name: str, allowed: Tensor | Sequence[bool], C: int) -> Tensor:
+    """(C,) bool. True where a label is allowed, first or last as ``name`` says.
+
+    Raises:
+        ConfigError: another shape, values that are not bool or 0/1, or no label left.
+    """
+    mask = _tensor(name, allowed)
+    if tuple(mask.shape) != (C,):
+        raise ConfigError(
+            f"{name} must be (C,) = ({C},), one bool a label, got {tuple(mask.shape)}"
+        )
+    mask = _truths(name, mask)
+    if not bool(mask.any()):
+        raise ConfigError(f"{name} must allow at least one label")
+    return mask
+
+
+def _truths(name: str, mask: Tensor) -> Tensor:
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ConfigError(f"{name} must hold bools or 0 and 1")
+    return mask.to(torch.bool)
 
 
 def _per_label(name: str, value: PerLabel | None, default: int, K: int, C: int) -> Tensor:

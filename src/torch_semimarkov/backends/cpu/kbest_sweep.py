@@ -1,0 +1,88 @@
+"""The messages that the k best segmentations are read from: the sweep of viterbi.py, kept.
+
+E and P of all positions stay in the work array. Where scores are forbidden, prefix sums leave them
+out, and ``allowed`` says from which position on a segment may begin that ends with a position.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torch_semimarkov.backends.cpu.compile import compiled, part
+from torch_semimarkov.backends.cpu.exact import open_segment
+from torch_semimarkov.backends.cpu.exact_viterbi import best_last, best_of_open, best_of_sources
+from torch_semimarkov.backends.cpu.messages import tiles_of
+from torch_semimarkov.backends.cpu.plan import TILE, S, fill_tables, make_work
+from torch_semimarkov.backends.cpu.tile import load_tile
+from torch_semimarkov.backends.cpu.vector import (
+    load,
+    store,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.viterbi import sweep, use_logs
+
+
+@part
+def keep_position(p, j, L, E, allowed, work, plan):
+    """E of a position in an exact sweep, and from where on a segment may begin that it is in."""
+    C, labels = plan.C, plan.labels
+    for c in range(labels):
+        here, total = j * C + c, plan.jump + c
+        e = work[plan.Q + here] + work[plan.opens + here] - work[total]
+        work[E + (c // LANES * L + p) * LANES + c % LANES] = e
+        before = allowed[(p - 1) * labels + c] if p > 0 else 0
+        score = work[plan.scores + here]
+        forbidden = score == -np.inf
+        allowed[p * labels + c] = p + 1 if forbidden else before
+        work[total] += 0.0 if forbidden else score
+
+
+@part
+def sweep_exactly(terms, at, L, where, allowed, work, state, plan):
+    """Fill E, P and ``allowed`` of a sequence with forbidden scores."""
+    C, K, (E, P) = plan.C, plan.K, where
+    state[S.OPEN] = 0
+    for c in range(C):
+        work[plan.Q + c] = work[plan.first + c]
+        work[plan.jump + c] = 0.0
+    for tile in range(tiles_of(L)):
+        done = tile * TILE
+        n = min(TILE, L - done)
+        load_tile(terms, at + done * plan.labels, plan.labels, n, work, plan)
+        for j in range(n):
+            row = P + (done + j) * C
+            for v in range(C // LANES):
+                newest, alive = open_segment(j, v, work, state, plan)
+                message, _ = best_of_open(newest, alive, v, work, plan)
+                closes = load(work, plan.closes + j * C + v * LANES)
+                store(work, row + v * LANES, message + closes)
+            for v in range(C // LANES):
+                entering, _ = best_of_sources(row, v, work, plan)
+                store(work, plan.Q + (j + 1) * C + v * LANES, entering)
+            keep_position(done + j, j, L, E, allowed, work, plan)
+        for v in range(C // LANES):
+            block = plan.logs + v * plan.rows * LANES
+            for i in range(block, block + (K - 1) * LANES):
+                work[i] = work[i + n * LANES]
+            store(work, plan.Q + v * LANES, load(work, plan.Q + n * C + v * LANES))
+        state[S.OPEN] = min(K - 1, state[S.OPEN] + n)
+
+
+@compiled
+def kept_sweep(terms, shared, sizes, lengths, b):
+    """The work array of a sequence with E and P at its end, its plan, ``allowed``, the best score.
+
+    ``allowed`` is empty where no score is forbidden.
+    """
+    T, K, C, labels = sizes
+    L = lengths[b]
+    work, plan, state = make_work(K, C, labels, int(len(terms[1]) > 0), 2 * L * C)
+    where = (plan.size, plan.size + L * C)
+    fill_tables(work, state, plan, shared, False)
+    use_logs(work, plan)
+    allowed = np.empty(0, np.int32)
+    if not sweep(terms, b * T * labels, L, where[0], where[1], work, plan):
+        allowed = np.empty(L * labels, np.int32)
+        sweep_exactly(terms, b * T * labels, L, where, allowed, work, state, plan)
+    _, best = best_last(where[1] + (L - 1) * C, work, plan)
+    return work, plan, allowed, best

@@ -1,0 +1,30 @@
+"""Calls behind questions about the posterior: messages and max-marginals, without gradients."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from torch_semimarkov.dispatch.select import choose
+from torch_semimarkov.potentials import Potentials
+
+
+def messages(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    """``alpha`` (B, T, C) and ``entering`` (B, T, C), or (B, T, K, C) for (K, C, C) transitions.
+
+    ``alpha[b, t-1, c]``: log of the sum over segmentations of the first t positions that end with
+    label c. ``entering[b, s, c]``: over those of the first s positions, with the transition into c.
+    """
+    chosen = cast(Any, choose("messages", p, "log", backend))
+    with torch.no_grad():
+        found = chosen.messages(p)
+    return found[0], found[1]
+
+
+def max_marginals(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Best scores with a label at, a start at and an end at each position, (B, T, C) float64."""
+    chosen = cast(Any, choose("max_marginals", p, "max", backend))
+    found = chosen.max_marginals(p)
+    return found[0], found[1], found[2]
