@@ -7,9 +7,11 @@ import pytest
 import torch
 from factory import (
     Size,
+    by_threads,
     for_each_backend,
     gradients_of,
     make_inputs,
+    one_sequence,
     runs_on,
     tensors,
     upstream,
@@ -142,8 +144,9 @@ def test_a_tail_of_minus_infinity_is_none():
     assert marginals(**inputs, backend="reference").beyond.tolist() == [0.0] * 3
 
 
-def test_backends_without_a_tail_say_so_and_are_not_chosen():
-    found = explain(**make_inputs(SIZE, flags="tail"))
+def test_a_call_that_a_backend_has_no_tail_for_says_so_and_takes_another():
+    assert explain(**make_inputs(SIZE, flags="tail")).chosen == "cpu"
+    found = explain(**make_inputs(SIZE, flags="all-tail"))
     assert found.chosen == "reference"
     assert "has no geometric tail" in found.reasons["cpu"]
 
@@ -151,6 +154,86 @@ def test_backends_without_a_tail_say_so_and_are_not_chosen():
 def test_a_tail_of_another_shape_is_refused():
     with pytest.raises(ShapeError, match=r"tail must be \(C,\) = \(3,\), got \(4,\)"):
         log_partition(**make_inputs(SIZE), tail=torch.zeros(4))
+
+
+# The compiled kernels, which hold lists of what is open
+
+HOSTILE = {
+    "plain": lambda inputs, draw: None,
+    "large": lambda inputs, draw: _scale(inputs, 100.0),
+    "sparse": lambda inputs, draw: _forbid(inputs, draw),
+    "impossible": lambda inputs, draw: inputs["scores"][0, 3].fill_(-torch.inf),
+}
+
+
+def _scale(inputs, factor):
+    for term in tensors(inputs).values():
+        term *= factor
+
+
+def _forbid(inputs, draw):
+    """Runs of closed labels, few starts and ends, but the last label anywhere."""
+    for name, rate in (("scores", 0.1), ("start_scores", 0.6), ("end_scores", 0.6)):
+        forbidden = torch.rand(inputs[name].shape, generator=draw) < rate
+        forbidden[..., -1] = False
+        inputs[name][forbidden] = -torch.inf
+    inputs["transition"][0, 1] = -torch.inf
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("K", [1, 2, 7, 8, 17, 120])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_sums_and_gradients_are_those_of_the_reference(hostile, K, dtype):
+    size = Size((90, 61, 1), K=K, C=3, padding=2)
+    inputs = make_inputs(size, dtype, "tail")
+    HOSTILE[hostile](inputs, torch.Generator().manual_seed(0))
+    wide = with_grad({k: x.double() if k != "lengths" else x for k, x in inputs.items()})
+    inputs, weight = with_grad(inputs), upstream(size.B)
+    with runs_on("reference"):
+        truth = log_partition(**wide)
+    with runs_on("cpu"):
+        found = log_partition(**inputs)
+    assert (truth[0] == -torch.inf) == (hostile == "impossible")
+    assert_close("log_partition", dtype, found, truth)
+    wanted = gradients_of(truth, wide, weight)
+    quantity = "gradient of large scores" if hostile == "large" else "gradient"
+    for name, grad in gradients_of(found, inputs, weight.to(found.dtype)).items():
+        assert_close(quantity, dtype, grad, wanted[name])
+        if name == "scores":
+            assert (grad[inputs["scores"] == -torch.inf] == 0).all()
+
+
+def test_lists_that_are_long_and_full_of_holes_give_the_same_gradients():
+    size = Size((700,), K=50, C=2)
+    inputs = make_inputs(size, flags="tail")
+    draw = torch.Generator().manual_seed(0)
+    inputs["start_scores"][torch.rand(1, 700, 2, generator=draw) < 0.3] = -torch.inf
+    inputs["duration_bias"] *= 0.1
+    inputs["tail"] = torch.tensor([-0.01, -0.3], dtype=torch.float64)
+    inputs = with_grad(inputs)
+    both = {}
+    for backend in ("reference", "cpu"):
+        with runs_on(backend):
+            value = log_partition(**inputs)
+            both[backend] = gradients_of(value, inputs, torch.ones(1))
+    for name, grad in both["cpu"].items():
+        assert_close("gradient", torch.float64, grad, both["reference"][name])
+
+
+def test_the_compiled_sums_have_the_same_bits_whatever_the_threads_and_the_batch():
+    size = Size((300, 280, 7) * 14, K=60, C=20)  # work enough for threads
+    inputs = with_grad(make_inputs(size, torch.float32, "tail"))
+
+    def compute():
+        value = log_partition(**inputs)
+        return value.detach(), *gradients_of(value, inputs, upstream(size.B).float()).values()
+
+    first, *others = by_threads((1, 2, 2), compute)
+    for other in others:
+        assert all(torch.equal(x, y) for x, y in zip(first, other, strict=True))
+    with runs_on("cpu"):
+        alone = log_partition(**one_sequence(inputs, 2))
+    assert torch.equal(alone[0], first[0][2])
 
 
 # The head

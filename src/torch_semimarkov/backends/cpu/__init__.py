@@ -14,6 +14,7 @@ from torch_semimarkov.backends.cpu import (
     abreast_sweeps,
     edges,
     gradient,
+    live_calls,
     partition,
     per_duration,
     steps,
@@ -70,6 +71,7 @@ SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, tail": ("O(T (K C + C^2))", "O(K C)", "O(T C), all of it kept"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
     "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "tangent, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "O(T C + K C^2)"),
@@ -114,7 +116,8 @@ def reasons_against(
     if isinstance(potentials, Potentials):
         if op == "stream" and potentials.per_duration:
             reasons.append("has no stream with (K, C, C) transitions")
-        with_tail = op in ("viterbi", "stream") and not potentials.per_duration
+        known = op in ("log_partition", "viterbi", "stream")
+        with_tail = known and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
@@ -128,6 +131,8 @@ def kept_shape(
     """The messages of each sequence that the backward needs, or nothing."""
     if potentials.per_duration:
         return per_duration.kept_shape(potentials, keep, checkpoint_interval)
+    if potentials.tail is not None:
+        return live_calls.kept_shape(potentials, keep)
     p = potentials
     size = layout_of(p.B, p.T, min(p.K, p.T), p.C, checkpoint_interval).size if keep else 0
     return (p.B, size) if keep else (1, 0)
@@ -140,6 +145,8 @@ def forward(
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
     p, (B, T, C) = potentials, potentials.scores.shape
+    if p.tail is not None and semiring != "max":
+        return live_calls.forward(p, keep)
     layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
     kept = np.empty((B, layout.size) if keep else (1, 0))
     if semiring == "max":
@@ -161,6 +168,8 @@ def backward(
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
     if potentials.per_duration:
         return per_duration.backward(potentials, value, kept, weight)
+    if potentials.tail is not None:
+        return live_calls.backward(potentials, kept, weight)
     p, messages = potentials, kept.numpy()
     (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
     found = {"scores": np.empty((B, T, C), nothing.dtype)}

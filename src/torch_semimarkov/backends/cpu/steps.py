@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.step_kernels import best_chunk, follow, sum_chunk
+from torch_semimarkov.backends.cpu.live import sum_chunk
+from torch_semimarkov.backends.cpu.step_kernels import best_chunk, follow
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
@@ -38,24 +39,25 @@ class Stepper:
         if p.tail is not None:  # what is K or more positions old has a number of its own
             bias[:, self.depth - p.K] = -np.inf
         start = np.zeros(p.C) if p.start is None else _numbers(p.start)
-        self._end = np.zeros(p.C) if p.end is None else _numbers(p.end)
-        self._shared = move.reshape(-1), bias.reshape(-1), rows[-1].copy(), start, tail
+        self.end = np.zeros(p.C) if p.end is None else _numbers(p.end)
+        self.shared = move.reshape(-1), bias.reshape(-1), rows[-1].copy(), start, tail
 
     def begin(self, label: int | None = None) -> Arrays:
         """The state before the first position, or after a segment of this label with score 0."""
         alpha = np.full(self.W, -np.inf)
-        counts = np.zeros(3, np.int64)
+        counts = np.zeros(2, np.int64)
         if label is not None:
             alpha[label], counts[0] = 0.0, 1
-        ring = np.full(self.C * 2 * self.depth, -np.inf)
-        return ring, np.full(self.C, -np.inf), alpha, np.zeros(self.C), np.zeros(2), counts
+        lists = np.empty(self.C * 2 * self.depth), np.empty(self.C * 2 * self.depth, np.int64)
+        beyond, bounds = np.full(self.C, -np.inf), np.zeros(2 * self.C, np.int64)
+        return *lists, bounds, beyond, alpha, np.zeros(self.C), np.zeros(2), counts
 
     def advance(self, states: Sequence[Arrays], terms: Arrays) -> np.ndarray:
         """Take a chunk of n positions of each sequence in, and change the states.
 
         Args:
             states: one for each of B sequences, from :meth:`begin`.
-            terms: scores, start_scores and end_scores, (B, n, C) float64 or empty.
+            terms: scores, start_scores and end_scores, (B, n, C) of one type, or empty.
 
         Returns:
             (n, B, C, width) bytes in the max semiring, for :meth:`follow`; else empty.
@@ -65,24 +67,28 @@ class Stepper:
         sizes = n, self.K, self.depth, self.C, self.W
 
         def task(b: int) -> None:
-            flat = tuple(x[b].reshape(-1) if x.size else np.empty(0) for x in terms)
-            room = np.empty(self.W), np.empty(self.W), np.empty(LANES)
+            flat = tuple(x[b].reshape(-1) if x.size else x for x in terms)
+            room = self.room()
             if self.best:
                 layout = B, b, self.width
-                best_chunk(flat, self._shared, sizes, states[b], room, codes.reshape(-1), layout)
+                best_chunk(flat, self.shared, sizes, states[b], room, codes.reshape(-1), layout)
             else:
-                sum_chunk(flat, self._shared, sizes, states[b], room)
+                sum_chunk(flat, self.shared, sizes, states[b], room, np.empty(0))
 
         run(task, B, B * n * (self.K + self.C + 20) * self.C)
         return codes
+
+    def room(self) -> Arrays:
+        """What a kernel works in."""
+        return np.empty(self.W), np.empty(self.W), np.empty(max(self.W, self.depth) + LANES)
 
     def ends(self, state: Arrays, last: bool) -> tuple[np.ndarray, float]:
         """(C,) score of all that ends here by its label, and a number to add to each.
 
         ``last`` adds the score of the end of the sequence.
         """
-        alpha, norm = state[2][: self.C], state[4]
-        return alpha + self._end if last else alpha.copy(), float(norm[0] + norm[1])
+        alpha, norm = state[4][: self.C], state[6]
+        return alpha + self.end if last else alpha.copy(), float(norm[0] + norm[1])
 
     def follow(self, codes: np.ndarray, first: int, b: int, walk: np.ndarray) -> np.ndarray:
         """(3, N) starts, ends and labels, the last first, that begin among some positions.
@@ -106,7 +112,8 @@ def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     score, count = np.empty(p.B), np.zeros(p.B, np.int64)
     table = np.full((3, p.B, p.T), PAD, np.int64)
     per_position = (p.scores, p.start_scores, p.end_scores)
-    terms = [np.empty(0) if x is None else _numbers(x) for x in per_position]
+    nothing = np.empty(0, p.scores.detach().numpy().dtype)
+    terms = [nothing if x is None else x.detach().numpy() for x in per_position]
 
     def task(b: int) -> None:
         L, states = lengths[b], [stepper.begin()]
