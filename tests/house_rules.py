@@ -37,11 +37,12 @@ FLOORS = {
     "semimarkov": 5,
     "nn": 6,
     "training": 7,
-    "cli": 8,
-    "__main__": 9,
+    "genes": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 SIDE_ROOMS = frozenset({"data", "metrics", "plots"})
-MAY_USE_SIDE_ROOMS = frozenset({"training", "cli"})
+MAY_USE_SIDE_ROOMS = frozenset({"training", "genes", "cli"})
 # Names of the package's root that any room may import; all others live in a room.
 ROOT_NAMES = frozenset({"__version__"})
 

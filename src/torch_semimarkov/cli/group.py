@@ -14,7 +14,9 @@ import click
 from torch_semimarkov import __version__
 from torch_semimarkov.errors import SemiMarkovError
 
-COMMANDS = ("demo", "train", "predict", "evaluate", "plot", "benchmark", "doctor", "info")
+COMMANDS = (
+    "demo", "train", "predict", "evaluate", "plot", "genes", "benchmark", "doctor", "info",
+)  # fmt: skip
 USER_ERROR, INTERRUPTED = 2, 130
 
 

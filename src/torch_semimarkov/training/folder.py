@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,30 +62,37 @@ def save_model(
         saved: the model.
         metrics: plain data about how good it is.
     """
-    from safetensors.torch import save
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in saved.model.state_dict().items()}
-    weights = save(state)
     config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "architecture": dataclasses.asdict(saved.model.architecture),
         "label_names": saved.vocabulary.to_json(),
         "sample_rate": saved.sample_rate,
         "channels": list(saved.channels),
         "merge_neighbours": saved.merge,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "training": saved.training,
-        "versions": versions(),
     }
+    return write_folder(Path(folder), saved.model.state_dict(), FORMAT, config, metrics)
+
+
+def write_folder(
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    kind: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+) -> Path:
+    """Write weights, metrics and, last of all, a config of a kind of model to a folder."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
     with contextlib.suppress(FileNotFoundError):
         (folder / CONFIG).unlink()
     with atomic_write(folder / WEIGHTS, "wb") as file:
         file.write(weights)
     write_json(folder / METRICS, dict(metrics or {}))
-    write_json(folder / CONFIG, config)
+    head = {"format": kind, "format_version": FORMAT_VERSION}
+    digest = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "versions": versions()}
+    write_json(folder / CONFIG, {**head, **config, **digest})
     return folder
 
 
@@ -121,36 +128,50 @@ def load_model(folder: str | os.PathLike[str]) -> SavedModel:
     Raises:
         FileFormatError: a missing, truncated or tampered file; names it.
     """
-    folder = Path(folder)
+    saved: SavedModel = read_folder(Path(folder), FORMAT, _from_config, lambda made: made.model)
+    return saved
+
+
+def read_folder(
+    folder: Path,
+    kind: str,
+    build: Callable[[Mapping[str, Any]], Any],
+    network: Callable[[Any], torch.nn.Module],
+) -> Any:
+    """What ``build`` makes of the config of a folder, with the folder's weights in its network.
+
+    Raises:
+        FileFormatError: as :func:`load_model`; or another kind of model.
+    """
     if not folder.is_dir():
         raise FileFormatError(folder, "no such model folder")
     path = folder / CONFIG
-    config = _read_config(path)
+    config = _read_config(path, kind)
     weights = _read_weights(folder / WEIGHTS, config.get("weights_sha256"))
     try:
-        saved = _from_config(config)
+        made = build(config)
     except (SemiMarkovError, KeyError, TypeError, ValueError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise FileFormatError(path, f"does not describe a model: {problem}") from error
     try:
-        saved.model.load_state_dict(weights)
+        network(made).load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         problem = lines[1] if len(lines) > 1 else lines[0]
         raise FileFormatError(folder / WEIGHTS, f"does not fit {CONFIG}: {problem}") from error
-    saved.model.eval()
-    return saved
+    network(made).eval()
+    return made
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileFormatError(path, "missing; this folder holds no finished model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileFormatError(path, f"damaged or truncated: not JSON ({error})") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise FileFormatError(path, f"not the config of a model: expected format {FORMAT!r}")
+    if not isinstance(config, dict) or config.get("format") != kind:
+        raise FileFormatError(path, f"not the config of a model: expected format {kind!r}")
     if config.get("format_version") != FORMAT_VERSION:
         raise FileFormatError(
             path,
