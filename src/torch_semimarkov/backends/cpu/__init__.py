@@ -145,13 +145,13 @@ def forward(
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
     p, (B, T, C) = potentials, potentials.scores.shape
-    if p.tail is not None and semiring != "max":
+    if semiring == "max":
+        kept = np.zeros(kept_shape(p, keep, checkpoint_interval))
+        return viterbi(p)[0], torch.from_numpy(kept)
+    if p.tail is not None:
         return live_calls.forward(p, keep)
     layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
     kept = np.empty((B, layout.size) if keep else (1, 0))
-    if semiring == "max":
-        kept.fill(0.0)
-        return viterbi(p)[0], torch.from_numpy(kept)
     value = np.empty(B)
     items = B + (keep and layout.half < -(-T // TILE))
     calm = np.zeros(items, np.bool_)
