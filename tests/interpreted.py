@@ -55,7 +55,10 @@ PICKS = {
     },
 }
 # Reasons for which a picked test may be skipped, as regular expressions.
-SKIPS: tuple[str, ...] = ("the interpreter takes the place of the compiler",)
+SKIPS: tuple[str, ...] = (
+    "the interpreter takes the place of the compiler",
+    "has no geometric tail",
+)
 _HALF = re.compile("float16")
 
 
