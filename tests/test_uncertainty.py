@@ -29,7 +29,7 @@ def setting(**options):
 
 
 def probability_of(judge, holds):
-    pairs = zip(judge.segmentations, judge.probabilities, strict=True)
+    pairs = zip(judge.segmentations, judge.probabilities(), strict=True)
     return sum(p for segmentation, p in pairs if holds(segmentation))
 
 
@@ -51,7 +51,7 @@ def test_the_marginals_and_the_entropy_are_those_of_enumeration(options):
                 )
     assert_close("marginals", FLOAT64, head.compute_boundary_marginals(hidden, lengths), boundaries)
     assert_close("marginals", FLOAT64, head.compute_position_marginals(hidden, lengths), labels)
-    entropy = [judge.entropy for judge in judges]
+    entropy = [judge.entropy() for judge in judges]
     assert_close("entropy", FLOAT64, head.compute_entropy(hidden, lengths), entropy)
 
 
@@ -59,7 +59,7 @@ def test_the_marginals_and_the_entropy_are_those_of_enumeration(options):
 def test_the_weighted_loss_is_that_of_enumeration(mode):
     head, hidden, lengths, segments, judges = setting()
     if mode == "high_uncertainty":
-        total = torch.tensor([judge.entropy for judge in judges], dtype=FLOAT64)
+        total = torch.tensor([judge.entropy() for judge in judges], dtype=FLOAT64)
     else:
         p = [[probability_of(j, starts_at(t)) for t in range(n)]
              for j, n in zip(judges, lengths.tolist(), strict=True)]  # fmt: skip
