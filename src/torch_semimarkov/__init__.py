@@ -25,6 +25,7 @@ _HOMES = {
     "SemiMarkovCRF": "distributions",
     "SemiMarkovCRFHead": "nn",
     "SemiMarkovStream": "functional",
+    "UncertaintySemiMarkovCRFHead": "nn",
     "ViterbiResult": "functional",
     "allowed_from_labels": "functional",
     "available_backends": "dispatch",
@@ -95,7 +96,7 @@ if TYPE_CHECKING:
         viterbi,
         window_marginals,
     )
-    from torch_semimarkov.nn import SemiMarkovCRFHead
+    from torch_semimarkov.nn import SemiMarkovCRFHead, UncertaintySemiMarkovCRFHead
     from torch_semimarkov.potentials import Potentials
     from torch_semimarkov.scan import fused_associative_scan
     from torch_semimarkov.segments import Segment, Segments
@@ -118,6 +119,7 @@ __all__ = [
     "SemiMarkovCRF",
     "SemiMarkovCRFHead",
     "SemiMarkovStream",
+    "UncertaintySemiMarkovCRFHead",
     "ViterbiResult",
     "__version__",
     "allowed_from_labels",

@@ -7,6 +7,17 @@ such as the recall of a label that never occurs, is ``None``.
 
 from torch_semimarkov.metrics._tracks import merge_neighbours
 from torch_semimarkov.metrics.boundaries import BoundaryScore, BoundaryScores, boundary_scores
+from torch_semimarkov.metrics.calibration import (
+    Reliability,
+    SelectiveCurve,
+    apply_temperature,
+    boundary_intervals,
+    brier_score,
+    fit_temperature,
+    interval_coverage,
+    reliability,
+    selective_curve,
+)
 from torch_semimarkov.metrics.durations import duration_calibration
 from torch_semimarkov.metrics.matching import match_in_order
 from torch_semimarkov.metrics.positions import label_f1, position_accuracy
@@ -22,18 +33,27 @@ from torch_semimarkov.metrics.summary import (
 __all__ = [
     "BoundaryScore",
     "BoundaryScores",
+    "Reliability",
     "Score",
     "SegmentScores",
+    "SelectiveCurve",
+    "apply_temperature",
+    "boundary_intervals",
     "boundary_rows",
     "boundary_scores",
+    "brier_score",
     "duration_calibration",
     "evaluate_segmentations",
+    "fit_temperature",
     "format_table",
+    "interval_coverage",
     "label_edit_rate",
     "label_f1",
     "match_in_order",
     "merge_neighbours",
     "position_accuracy",
+    "reliability",
     "segment_rows",
     "segment_scores",
+    "selective_curve",
 ]

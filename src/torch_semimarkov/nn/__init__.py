@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_semimarkov.nn.encoders import ENCODERS, BiLSTMEncoder, ConvEncoder, create_encoder
 from torch_semimarkov.nn.head import SemiMarkovCRFHead
 from torch_semimarkov.nn.ssm_encoder import ARSSMEncoder
+from torch_semimarkov.nn.uncertainty import UncertaintySemiMarkovCRFHead
 from torch_semimarkov.nn.unet import UNetEncoder
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "ConvEncoder",
     "SemiMarkovCRFHead",
     "UNetEncoder",
+    "UncertaintySemiMarkovCRFHead",
     "create_encoder",
 ]

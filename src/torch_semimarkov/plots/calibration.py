@@ -1,0 +1,87 @@
+"""Pictures of calibration: reliability, coverage of intervals, selective prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.plots._style import FONT_SIZE, LINE, PALETTE, as_array, dress, empty_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = (PALETTE[5], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[6])
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+    """Reliability diagrams over each other; the dashed diagonal is perfect.
+
+    Args:
+        curves: name -> result of ``metrics.reliability``.
+        title: heading of the picture.
+
+    Raises:
+        ConfigError: no curve.
+        UnsupportedError: matplotlib is not installed.
+    """
+    lines = {
+        f"{name} (ECE {curve.ece:.3f})": (curve.confidence, curve.frequency)
+        for name, curve in curves.items()
+    }
+    return _draw(lines, ("predicted probability", "observed frequency"), title, diagonal=True)
+
+
+def plot_coverage(curves: Mapping[str, Mapping[float, float]], title: str | None = None) -> Figure:
+    """Coverage of boundary intervals by their level; the dashed diagonal is perfect.
+
+    Args:
+        curves: name -> level -> coverage, as of ``metrics.interval_coverage``.
+        title: heading of the picture.
+
+    Raises:
+        ConfigError: no curve.
+        UnsupportedError: matplotlib is not installed.
+    """
+    lines = {name: (list(curve), list(curve.values())) for name, curve in curves.items()}
+    return _draw(lines, ("level of the interval", "coverage"), title, diagonal=True)
+
+
+def plot_selective(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+    """Accuracy of the most certain share of the predictions.
+
+    Args:
+        curves: name -> result of ``metrics.selective_curve``.
+        title: heading of the picture.
+
+    Raises:
+        ConfigError: no curve.
+        UnsupportedError: matplotlib is not installed.
+    """
+    lines = {name: (curve.coverage, curve.accuracy) for name, curve in curves.items()}
+    return _draw(lines, ("share kept, most certain first", "accuracy"), title, diagonal=False)
+
+
+def _draw(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    names: tuple[str, str],
+    title: str | None,
+    diagonal: bool,
+) -> Figure:
+    if not lines:
+        raise ConfigError("curves must hold at least one curve")
+    figure = empty_figure(5.5, 5)
+    axis = figure.subplots()
+    if diagonal:
+        axis.plot([0, 1], [0, 1], "--", color=LINE, linewidth=1)
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        marker = MARKERS[i % len(MARKERS)] if diagonal else None
+        axis.plot(as_array("x", x), as_array("y", y), color=colour, marker=marker, label=name)
+    axis.set_xlabel(names[0])
+    axis.set_ylabel(names[1])
+    axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
+    dress(axis, title)
+    return figure
