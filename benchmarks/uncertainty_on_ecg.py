@@ -68,6 +68,8 @@ def trained(records, share, args):
         )
     )  # fmt: skip
     rows = torch.cat([torch.as_tensor(r.features, dtype=torch.float32) for r in records])
+    # No label follows itself: a segment starts where the label changes, the event that is judged.
+    model.head.allowed_transitions.fill_diagonal_(False)
     model.set_normaliser(rows.mean(0), rows.std(0))
     groups = [
         {"params": model.encoder.parameters(), "lr": args.lr},
@@ -174,13 +176,18 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--cache", type=Path, default=Path("runs/ecg"), help="for LUDB, unpacked")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=44, help="channels; 44 is 60,000 weights")
-    parser.add_argument("--max-duration", type=int, default=150)
+    parser.add_argument(
+        "--hidden", type=int, default=40, help="channels; 40 is about 60,000 weights"
+    )
+    parser.add_argument("--max-duration", type=int, help="default: longest training run")
     parser.add_argument("--lr", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     learn, tune, judge = read_records(args)
+    longest = max(end - start for record in learn for start, end, _ in record.segments)
+    args.max_duration = args.max_duration or longest
+    print(f"max_duration {args.max_duration}", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
     tables = {"labelled": []}
     for share in (1.0, 0.3, 0.1):

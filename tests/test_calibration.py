@@ -36,7 +36,9 @@ def test_the_brier_score_is_that_of_scikit_learn_and_of_the_definition():
     p, y = simulated(count=500)
     event = y == 1
     assert metrics.brier_score(p[:, 1], event) == pytest.approx(brier_score_loss(event, p[:, 1]))
-    by_hand = np.mean([sum((q[c] - (c == t)) ** 2 for c in range(3)) for q, t in zip(p, y, strict=True)])
+    by_hand = np.mean(
+        [sum((q[c] - (c == t)) ** 2 for c in range(3)) for q, t in zip(p, y, strict=True)]
+    )
     assert metrics.brier_score(p, y) == pytest.approx(by_hand)
 
 
