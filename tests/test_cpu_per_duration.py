@@ -177,4 +177,5 @@ def test_nan_reaches_the_value_where_it_is_not_refused():
 
 
 def test_every_term_is_among_the_hostile_ones():
-    assert all(name in hostile("x100") for name in TERMS)
+    # but a tail, which these kernels refuse
+    assert {*hostile("x100")} == {*TERMS, "lengths"} - {"tail"}
