@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from command import Parser, collect, size_of, whole
 from rows import Row, Sheet, as_table, new_row, with_times
-from timing import interleave
 from torch import Tensor
 from workload import OURS, Size, Workload, draw
 
 import torch_semimarkov
 from torch_semimarkov import kbest, marginals, sample, segment_score, viterbi
+from torch_semimarkov.cli.timing import interleave
 from torch_semimarkov.errors import SemiMarkovError
 
 SIZES = (Size(8, 1000, 100, 24), Size(1, 100_000, 100, 8))
