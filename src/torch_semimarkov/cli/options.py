@@ -111,6 +111,23 @@ def read_all(path: Path, options: ReadOptions) -> list[Any]:
     return list(read_folder(path, options))
 
 
+def check_run_folder(output: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse an output folder that a training run must not write to."""
+    from torch_semimarkov.errors import ConfigError
+    from torch_semimarkov.training.folder import RUN_FILES
+
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: the output must be a folder, this is a file")
+    found = [name for name in RUN_FILES if (output / name).exists()]
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if found and not (resume or overwrite):
+        raise ConfigError(
+            f"{output} holds a run already ({', '.join(found)}); "
+            "add --resume to go on with it, or --overwrite to replace it"
+        )
+
+
 @contextlib.contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder with its parents; if the block fails, take away those that are still empty."""

@@ -13,11 +13,11 @@ import torch
 from tqdm import tqdm
 
 from torch_semimarkov import genes
-from torch_semimarkov.cli.options import made_folder
+from torch_semimarkov.cli.options import check_run_folder, made_folder
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.genes.genome import is_genbank
-from torch_semimarkov.training.folder import RUN_FILES, remove_run
+from torch_semimarkov.training.folder import remove_run
 
 _SHOWN = 3
 
@@ -39,7 +39,7 @@ def run_train(call: TrainCall) -> None:
     """Read, count, maximise the likelihood, save."""
     config = genes.GeneConfig(**call.settings)
     code = genes.GeneticCode.table(config.genetic_code)
-    _check_output(call)
+    check_run_folder(call.output, call.resume, call.overwrite)
     contigs, annotation = _read(call.genome, call.annotation)
     _say_left_out("left out", annotation.left_out)
     data = [(contig, genes.gold_of(contig, annotation.genes, code)) for contig in contigs]
@@ -98,19 +98,6 @@ def _read(genome: Path, annotation: Path | None) -> tuple[Sequence[genes.Contig]
         raise ConfigError(f"{genome} is no GenBank file, so --annotation must name a GFF3 file")
     contigs = genes.read_contigs(genome)
     return contigs, genes.read_genes(annotation or genome, contigs)
-
-
-def _check_output(call: TrainCall) -> None:
-    if call.output.exists() and not call.output.is_dir():
-        raise ConfigError(f"{call.output}: the output must be a folder, this is a file")
-    found = [name for name in RUN_FILES if (call.output / name).exists()]
-    if call.resume and call.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if found and not (call.resume or call.overwrite):
-        raise ConfigError(
-            f"{call.output} holds a run already ({', '.join(found)}); "
-            "add --resume to go on with it, or --overwrite to replace it"
-        )
 
 
 def _say_left_out(what: str, lines: Sequence[str]) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from torch_semimarkov.cli.options import made_folder, read_all
+from torch_semimarkov.cli.options import check_run_folder, made_folder, read_all
 from torch_semimarkov.data import ReadOptions, Record
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.training.config import TrainConfig
 from torch_semimarkov.training.evaluation import evaluate_model
-from torch_semimarkov.training.folder import RUN_FILES, save_model
+from torch_semimarkov.training.folder import save_model
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.ranks import Ranks, process_group
 from torch_semimarkov.training.run import train
@@ -40,7 +40,7 @@ def run_train(call: TrainCall) -> None:
 
 def _run(call: TrainCall, ranks: Ranks) -> None:
     if ranks.first:
-        _check_output(call)
+        check_run_folder(call.output, call.resume, call.overwrite)
     records = read_all(call.data, call.options)
     held_out = None if call.validation is None else read_all(call.validation, call.options)
     _refuse_unlabelled(call.data, records, call.options)
@@ -64,19 +64,6 @@ def _run(call: TrainCall, ranks: Ranks) -> None:
 
 def _printer(quiet: bool):
     return (lambda line: None) if quiet else click.echo
-
-
-def _check_output(call: TrainCall) -> None:
-    if call.output.exists() and not call.output.is_dir():
-        raise ConfigError(f"{call.output}: the output must be a folder, this is a file")
-    found = [name for name in RUN_FILES if (call.output / name).exists()]
-    if call.resume and call.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if found and not (call.resume or call.overwrite):
-        raise ConfigError(
-            f"{call.output} holds a run already ({', '.join(found)}); "
-            "add --resume to go on with it, or --overwrite to replace it"
-        )
 
 
 def _refuse_unlabelled(path: Path, records: list[Record], options: ReadOptions) -> None:

@@ -111,7 +111,6 @@ class Strand:
         sites: the codons.
         closes: (T, 3) bool. A stop codon in the frame ends with this base: no segment of the frame
             may hold it.
-        opens: (T, 3) bool. A start codon of the frame begins here.
         ends: (T, 3) bool. A stop codon of the frame begins right after this base.
         overlap: (T, 3) int64. Bases from the next one to the end of the frame's next stop codon,
             if that codon does not end here or before; 0 if they are none or too many.
@@ -119,7 +118,6 @@ class Strand:
 
     sites: Sites
     closes: np.ndarray
-    opens: np.ndarray
     ends: np.ndarray
     overlap: np.ndarray
 
@@ -145,7 +143,6 @@ class Strand:
         return cls(
             sites,
             closes=shifted(sites.stops > 0, 2),
-            opens=shifted(sites.starts > 0, 0),
             ends=shifted(sites.stops > 0, -1),
             overlap=overlap,
         )

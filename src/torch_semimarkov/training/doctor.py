@@ -191,7 +191,8 @@ def _fault(name: str, x: Tensor) -> Finding | None:
 def _results(terms: Mapping[str, Tensor], backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Log partition, gradients, and best score of each sequence, by name."""
     leaves = {
-        name: x if name == "lengths" else x.to(dtype).requires_grad_() for name, x in terms.items()
+        name: x if name == "lengths" else x.detach().to(dtype).requires_grad_()
+        for name, x in terms.items()
     }
     arguments: dict[str, Any] = {**leaves, "backend": backend, "validate_args": False}
     with torch.enable_grad():

@@ -70,7 +70,7 @@ def slower(op: str, x: Tensor, reverse: bool) -> str:
 def _worth(op: str, x: Tensor, reverse: bool) -> int:
     """Number of values from which on the kernels beat torch, which must flip to go in reverse.
 
-    Measured for one thread and for two; docs/performance.md has the figures.
+    Measured for one thread, estimated for two; docs/performance.md has the figures.
     """
     outer, _, inner = x.shape
     columns = inner * (2 if x.dtype.is_complex else 1)
