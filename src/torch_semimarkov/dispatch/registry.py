@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import Generator, Tensor
@@ -279,6 +279,16 @@ def load(name: str) -> Backend:
     if missing:
         raise UnsupportedError(missing)
     return loaded(name)
+
+
+def compiled(name: str) -> CompiledBackend:
+    """The compiled backend called ``name``, as :func:`load` finds it."""
+    return cast(CompiledBackend, load(name))
+
+
+def reference() -> CompositeBackend:
+    """The backend in plain torch, from which further derivatives come."""
+    return cast(CompositeBackend, load("reference"))
 
 
 def is_imported(name: str) -> bool:
