@@ -46,7 +46,9 @@ def test_the_benchmark_writes_a_row_for_each_dimension_and_direction(tmp_path):
     assert picture.stat().st_size > 0
 
 
-@pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--device", "tpu"], ["--memory", "old"]])
+@pytest.mark.parametrize(
+    "arguments", [["--repeats", "0"], ["--device", "tpu"], ["--memory", "old"]]
+)
 def test_the_benchmark_refuses_a_bad_argument_in_one_line(arguments):
     done = run("scripts/benchmark_fused_scan.py", *arguments)
     assert done.returncode == 2
