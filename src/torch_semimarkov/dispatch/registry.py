@@ -175,6 +175,18 @@ class CompiledBackend(Backend, Protocol):
         ...
 
 
+class PosteriorBackend(Backend, Protocol):
+    """What any backend may offer besides, each as ``reasons_against`` says; without gradients."""
+
+    def messages(self, potentials: Potentials) -> tuple[Tensor, Tensor]:
+        """``alpha`` and ``entering`` in float64; see :func:`dispatch.queries.messages`."""
+        ...
+
+    def max_marginals(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+        """Best scores (B, T, C) float64 with a label at, a start at, an end at each position."""
+        ...
+
+
 class Stepper(Protocol):
     """The recurrence of one semiring, position by position; ``Stepper`` of a backend that streams.
 
