@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 
 from rows import Row, Sheet
 from tqdm import tqdm
-from workload import PHASES, Size, parse_size
+from workload import PHASES
+
+from torch_semimarkov.cli.timing import Size, parse_size
+from torch_semimarkov.errors import ConfigError
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -26,7 +29,7 @@ def size_of(text: str) -> Size:
     """For argparse, which shows the text of this error only."""
     try:
         return parse_size(text)
-    except ValueError as error:
+    except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

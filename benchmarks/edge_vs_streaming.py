@@ -11,7 +11,6 @@ loads the kernels.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import subprocess
 import sys
@@ -19,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import resident
 import torch
+from command import Parser, collect, size_of, whole
 from measuring import check
 from rows import COLUMNS, HEADINGS, Row, Sheet, as_table, measured_row, new_row
 from torch import Tensor
 from truth import Truth
-from workload import OURS, PHASES, Call, Found, Size, Workload, draw, our_call, parse_size
+from workload import OURS, PHASES, Call, Found, Size, Workload, draw, our_call
 
 import torch_semimarkov
 from torch_semimarkov.cli.timing import interleave
@@ -114,21 +115,6 @@ def _phase(value: Callable[..., Tensor], inputs: list[Tensor], phase: str) -> Ca
 # Memory
 
 
-def resident() -> tuple[int, int]:
-    """Bytes that are resident now, and the most that were; Linux only."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    now, most = (int(facts[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, most
-
-
-def give_back_freed_memory() -> None:
-    """Let the C library return what is free, which a call would else use without any growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def growth(way: str, size: Size, phase: str) -> dict[str, int]:
     """Bytes of the inputs of a call, and by how much it made the resident set grow at most."""
     call_of(way, draw(SMALL), phase).run()
@@ -139,19 +125,12 @@ def growth(way: str, size: Size, phase: str) -> dict[str, int]:
     if way == "edge scan":
         B, T, K, C = size
         inputs = B * T * K * C * C * terms[0].itemsize + workload.lengths.nbytes
-    give_back_freed_memory()
-    # 5 sets the largest resident set back to what it is now
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before, _ = resident()
-    result = call.run()
-    _, most = resident()
-    del result
-    return {"input_bytes": inputs, "peak_bytes": inputs + max(0, most - before)}
+    return {"input_bytes": inputs, "peak_bytes": inputs + resident.growth_of(call.run).bytes}
 
 
 def growth_in_a_new_process(way: str, size: Size, phase: str) -> dict[str, int]:
     """The same where nothing has run before; empty where the system does not tell."""
-    if not Path("/proc/self/clear_refs").exists():
+    if not resident.is_known():
         return {}
     command = [sys.executable, __file__, "--here", way, str(size), phase]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -194,39 +173,40 @@ def shown(rows: Sequence[Row]) -> str:
     return as_table(named, lambda row: (None, None), EDGE_HEADINGS)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    made = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = made.add_argument
-    add("--configs", nargs="+", type=parse_size, default=[SIZE], metavar="B,T,K,C", help="sizes")
-    add("--repeats", type=int, default=9, help="times for each way (default 9)")
+    add("--configs", nargs="+", type=size_of, default=[SIZE], metavar="B,T,K,C", help="sizes")
+    add("--repeats", type=whole, default=9, help="times for each way (default 9)")
     add("--output", type=Path, help="a CSV to append the rows to")
     add("--here", nargs=3, metavar=("WAY", "B,T,K,C", "PHASE"), help=argparse.SUPPRESS)
     return made
 
 
-def all_rows(args: argparse.Namespace) -> Iterator[list[Row]]:
+def all_rows(args: argparse.Namespace, bar: Any) -> Iterator[list[Row]]:
     """The rows of size after size, forward first."""
     for size in args.configs:
         for phase in (FORWARD, BOTH):
             yield measured(size, phase, args.repeats)
+            bar.update()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, and write the CSV; 1 if a result was wrong."""
+    """Measure, print a table, and write the CSV; 130 if interrupted, 1 if a result was wrong."""
     args = parser().parse_args(arguments)
     if args.here:
         way, size, phase = args.here
-        print(json.dumps(growth(way, parse_size(size), phase)))
+        print(json.dumps(growth(way, size_of(size), phase)))
         return 0
     try:
         sheet = Sheet(args.output, EDGE_COLUMNS)
     except SemiMarkovError as error:
-        parser().error(str(error))
-    for rows in all_rows(args):
-        sheet.add(rows)
-    print(shown(sheet.rows))
-    return int(any(row["status"] != "ok" for row in sheet.rows))
+        parser().error(f"--output: {error}")
+    code = collect(lambda bar: all_rows(args, bar), 2 * len(args.configs), sheet)
+    if sheet.rows:
+        print(shown(sheet.rows))
+    return code or int(any(row["status"] != "ok" for row in sheet.rows))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from resident import growth_of
 
 from torch_semimarkov import Segments, metrics
 from torch_semimarkov.data import atomic_write
@@ -76,17 +77,9 @@ def step_cost(name, hidden_dim, length, repeats):
         return time.process_time() - began
 
     step(200)  # loads kernels, allocates the optimiser's state
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the peak, starts anew
-    before = status("VmRSS")
-    times = [step(length) for _ in range(repeats)]
-    grown = status("VmHWM") - before
-    return {"T": length, "CPU ms": 1e3 * statistics.median(times), "peak MiB": grown / 1024}
-
-
-def status(name):
-    """KiB of this process by Linux's name for it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+    grown = growth_of(lambda: [step(length) for _ in range(repeats)])
+    times = {"CPU ms": 1e3 * statistics.median(grown.result), "peak MiB": grown.bytes / 2**20}
+    return {"T": length, **times}
 
 
 def step_rows(name, args):

@@ -144,13 +144,13 @@ def all_rows(args: argparse.Namespace, bar: Any) -> Iterator[list[Row]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, and write the CSV; 1 if a result was wrong."""
+    """Measure, print a table, and write the CSV; 130 if interrupted, 1 if a result was wrong."""
     args = parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     try:
         sheet = Sheet(args.output)
     except SemiMarkovError as error:
-        parser().error(str(error))
+        parser().error(f"--output: {error}")
     code = collect(lambda bar: all_rows(args, bar), len(args.configs), sheet)
     if sheet.rows:
         print(as_table(sheet.rows, lambda row: (None, None)))

@@ -5,46 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import torch_semimarkov
 from torch_semimarkov import Segments, log_partition, viterbi
+from torch_semimarkov.cli.timing import Size
 
 PHASES = ("forward", "forward+backward", "viterbi")
 OURS = "cpu"
 # Largest relative error of our values and gradients: the cpu backend computes in float64, the
 # kernels of a GPU in the type of the inputs.
 TOLERANCES = {OURS: (1e-6, 1e-5), "triton": (1e-6, 1e-4)}
-
-
-class Size(NamedTuple):
-    """B sequences of T positions, durations up to K, C labels."""
-
-    B: int
-    T: int
-    K: int
-    C: int
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self))
-
-
-def parse_size(text: str) -> Size:
-    """``"8,512,1,9"`` as a size.
-
-    Raises:
-        ValueError: not four whole numbers of at least 1.
-
-    >>> parse_size("8,512,1,9")
-    Size(B=8, T=512, K=1, C=9)
-    """
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() and int(part) for part in parts):
-        raise ValueError(f"expected B,T,K,C, four whole numbers of at least 1, got {text!r}")
-    return Size(*map(int, parts))
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import json
 import time
 from pathlib import Path
 
+from ecg_scores import draw, score
 from ecg_variations import training_records
-from ludb import WAVES, open_ludb, read_leads, split_numbers
+from ludb import open_ludb, read_leads, split_numbers
 
-from torch_semimarkov import metrics, plots
+from torch_semimarkov import metrics
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.training import Predictor, TrainConfig, save_model, train
 
@@ -33,42 +34,6 @@ def timed(name, training, held_out, config):
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(f"{name}: trained in {wall:.0f} s ({cpu:.0f} s of CPU time)", flush=True)
     return saved
-
-
-def coded(segments, vocabulary):
-    """Segments with label numbers for names."""
-    return [(start, end, vocabulary.encode(label)) for start, end, label in segments]
-
-
-def score(saved, test, predictions):
-    """One row a wave and side."""
-    code, rate = saved.vocabulary.encode, test[0].sample_rate
-    true = [saved.vocabulary.encode_record(record) for record in test]
-    found = [coded(p.segments, saved.vocabulary) for p in predictions]
-    overlap = metrics.segment_scores(true, found, iou=0.5, labels=[code(w) for w in WAVES])
-    for wave, kind in ((wave, kind) for wave in WAVES for kind in ("onset", "offset")):
-        wide, near = (
-            metrics.boundary_scores(true, found, ms, kind=kind, sample_rate=rate, unit="ms")
-            for ms in (150.0, 20.0)
-        )
-        wide, near = wide.per_label[code(wave)], near.per_label[code(wave)]
-        yield {
-            "model": saved.model.architecture.head, "boundary": f"{wave} {kind}",
-            "F1 150 ms": 100 * wide.f1, "F1 20 ms": 100 * near.f1, "mean ms": wide.error_mean,
-            "sd ms": wide.error_sd, "segment F1": 100 * overlap.per_label[code(wave)].f1,
-        }  # fmt: skip
-
-
-def draw(prediction, vocabulary, path):
-    """The first ten seconds at most of one test record."""
-    record = prediction.record
-    true = vocabulary.encode_record(record)
-    found = coded(prediction.segments, vocabulary)
-    figure = plots.plot_segmentation(
-        record.features.mean(1), true, found, prediction.labels, prediction.boundaries,
-        vocabulary.names, record.sample_rate, f"LUDB record {record.name}",
-    )  # fmt: skip
-    plots.save_figure(figure, path)
 
 
 def main():

@@ -7,6 +7,7 @@ Needs matplotlib (the ``dev`` extra). Colours are those of Okabe and Ito.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +111,25 @@ def draw_sweeps(ax: Any) -> None:
     ax.set_title("The sweeps of a sequence, and what is kept", fontsize=TEXT + 4, loc="left")
 
 
-def main() -> None:
-    """Write the picture."""
-    plt.rcParams.update({"svg.hashsalt": "cpu-kernels", "font.family": "DejaVu Sans"})
+def draw_both(
+    output: Path,
+    draw_left: Callable[[Any], None],
+    draw_right: Callable[[Any], None],
+    height: float,
+    ratio: float,
+) -> None:
+    """Write a picture of two drawings side by side; ``ratio`` is left's width by right's."""
+    plt.rcParams.update({"svg.hashsalt": output.stem, "font.family": "DejaVu Sans"})
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(14.5, 8), width_ratios=(1.22, 1), layout="constrained"
+        1, 2, figsize=(14.5, height), width_ratios=(ratio, 1), layout="constrained"
     )
-    draw_tile(left)
-    draw_sweeps(right)
+    draw_left(left)
+    draw_right(right)
     left.set_aspect("equal", anchor="NW")
     for ax in (left, right):
         ax.axis("off")
-    figure.savefig(OUTPUT, metadata={"Date": None})
+    figure.savefig(output, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    main()
+    draw_both(OUTPUT, draw_tile, draw_sweeps, height=8, ratio=1.22)

@@ -21,8 +21,8 @@ from draw_cpu_kernels import (
     TEXT,
     arrow,
     cell,
+    draw_both,
     outline,
-    plt,
 )
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "images" / "gpu-kernels.svg"
@@ -121,19 +121,5 @@ def draw_sweeps(ax: Any) -> None:
     ax.set_title("The passes over a sequence, and what is kept", fontsize=TEXT + 4, loc="left")
 
 
-def main() -> None:
-    """Write the picture."""
-    plt.rcParams.update({"svg.hashsalt": "gpu-kernels", "font.family": "DejaVu Sans"})
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(14.5, 7.4), width_ratios=(1.15, 1), layout="constrained"
-    )
-    draw_step(left)
-    draw_sweeps(right)
-    left.set_aspect("equal", anchor="NW")
-    for ax in (left, right):
-        ax.axis("off")
-    figure.savefig(OUTPUT, metadata={"Date": None})
-
-
 if __name__ == "__main__":
-    main()
+    draw_both(OUTPUT, draw_step, draw_sweeps, height=7.4, ratio=1.15)

@@ -82,6 +82,8 @@ TERMS = (
     "scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores", "tail",
 )  # fmt: skip
 PER_POSITION = ("scores", "start_scores", "end_scores")
+# Flags under which every sequence has a segmentation.
+POSSIBLE = [name for name, chosen in FLAGS.items() if "impossible" not in chosen]
 
 
 def needs_cuda(backend: str) -> bool:
@@ -107,6 +109,7 @@ for_each_other_backend = pytest.mark.parametrize(
 for_each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 for_each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 for_each_flags = pytest.mark.parametrize("flags", FLAGS)
+for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
 
 
 @contextmanager
@@ -199,6 +202,40 @@ def with_grad(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies of the inputs that all require a gradient."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in tensors(inputs).items()}
     return {**leaves, "lengths": inputs["lengths"]}
+
+
+def outside_of(inputs: dict[str, Tensor]) -> Tensor:
+    """(B, T) bool. The padding: positions past their sequence's length."""
+    T = inputs["scores"].shape[1]
+    return torch.arange(T, device=inputs["lengths"].device) >= inputs["lengths"][:, None]
+
+
+def with_padding(inputs: dict[str, Tensor], junk: float) -> dict[str, Tensor]:
+    """The inputs with ``junk`` in the padding of every term that has one."""
+    outside = outside_of(inputs)[..., None]
+    return {n: x.masked_fill(outside, junk) if n in PER_POSITION else x for n, x in inputs.items()}
+
+
+def function_of_finite_terms(
+    inputs: dict[str, Tensor], call: Callable[..., Tensor], **options: Any
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """A function of every term, and its arguments: what ``gradcheck`` takes.
+
+    Entries of -inf are put back inside, unmoved, and a value of -inf becomes a constant.
+    """
+    leaves = tensors(inputs)
+    forbidden = {name: x == -torch.inf for name, x in leaves.items()}
+    arguments = [x.masked_fill(forbidden[n], 0.0).requires_grad_() for n, x in leaves.items()]
+
+    def function(*values: Tensor) -> Tensor:
+        named = {
+            name: torch.where(forbidden[name], -torch.inf, x)
+            for name, x in zip(leaves, values, strict=True)
+        }
+        value = call(**named, lengths=inputs["lengths"], **options)
+        return torch.where(value == -torch.inf, 0.0, value)
+
+    return function, tuple(arguments)
 
 
 def one_sequence(inputs: dict[str, Tensor], b: int) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 import csv
 import dataclasses
 import doctest
-import importlib
 
+import command
 import cpu_vs_peers
 import measuring
 import overhead
@@ -12,7 +12,6 @@ import pytest
 import rows
 import torch
 import truth
-import workload
 from measuring import Repeats, Step, measure
 from peers import PEERS, Peer
 from truth import Truth, Verdict, verdict_of
@@ -51,9 +50,8 @@ def rows_of(phase, *peers, size=SMALL):
     return measure(Step("bars", size, phase, peers), Truth(draw(size)), FEW)
 
 
-@pytest.mark.parametrize("module", ["torch_semimarkov.cli.timing", "workload"])
-def test_the_examples_hold(module):
-    result = doctest.testmod(importlib.import_module(module))
+def test_the_examples_hold():
+    result = doctest.testmod(timing)
     assert result.attempted and not result.failed
 
 
@@ -360,4 +358,4 @@ def test_the_list_shows_every_size_and_peer_and_measures_nothing(monkeypatch, ca
 
 
 def test_sizes_are_read_as_they_are_shown():
-    assert workload.parse_size(str(SMALL)) == SMALL
+    assert command.size_of(str(SMALL)) == SMALL

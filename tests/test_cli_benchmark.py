@@ -40,6 +40,17 @@ def test_a_backend_that_is_off_gets_no_time(monkeypatch):
     assert rows["reference"]["status"] == "ok"
 
 
+def test_the_rows_name_the_device_that_was_measured(tmp_path, monkeypatch):
+    row = {"backend": "triton", "phase": "both", "status": "ok", "reason": "", "median_ms": 1.0}
+    monkeypatch.setattr(bench, "checked_device", torch.device)
+    monkeypatch.setattr(bench, "measure", lambda *_: [row])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"card {place.index}")
+    text = succeeds("benchmark --size 1,2,3,1 --device cuda:3 -o", tmp_path / "rows.csv")
+    with open(tmp_path / "rows.csv", encoding="utf-8", newline="") as file:
+        assert {row["device"] for row in csv.DictReader(file)} == {"card 3"}
+    assert "on cuda:3 (card 3)" in text
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

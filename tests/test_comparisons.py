@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from entropy_cases import function_of_finite_terms
 from factory import (
     SIZE,
     SIZES,
@@ -12,6 +11,7 @@ from factory import (
     for_each_backend,
     for_each_flags,
     for_each_size,
+    function_of_finite_terms,
     make_inputs,
     oracles,
     runs_on,
@@ -168,7 +168,7 @@ def test_comparisons_pass_gradcheck_in_both_models(backend, name, flags):
     compare = COMPARISONS[name]
     for mine, other, swapped in ((first, second, False), (second, first, True)):
 
-        def call(terms, other=other, swapped=swapped):
+        def call(*, other=other, swapped=swapped, **terms):
             return compare(other, terms) if swapped else compare(terms, other)
 
         function, arguments = function_of_finite_terms(mine, call)

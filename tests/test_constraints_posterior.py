@@ -137,11 +137,12 @@ def test_samples_obey_with_the_probabilities_of_what_obeys(rules):
     drawn = found.fold(
         ts.sample(**found.terms, num_samples=4000, generator=torch.Generator().manual_seed(1))
     )
+    samples = drawn.to_list()
     for b, judge in enumerate(judges(inputs, rules)):
         index = {y: i for i, y in enumerate(judge.segmentations)}
         seen = np.zeros(len(index))
-        for one in drawn.to_list():
-            seen[index[tuple(map(tuple, one[b]))]] += 1
+        for sample in samples:
+            seen[index[tuple(map(tuple, sample[b]))]] += 1
         truth = judge.probabilities()
         assert not seen[truth == 0].any()
         # Five standard deviations of a frequency, and a few draws of what is rare.
@@ -156,11 +157,12 @@ def test_the_k_best_are_the_best_that_obey(rules):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sequence of one position has fewer than 4
         result = found.fold(ts.kbest(**found.terms, k=4))
+    ranks = result.segments.to_list()
     for b, judge in enumerate(judges(inputs, rules)):
         order = sorted(judge.scores[judge.scores > -np.inf], reverse=True)[:4]
         assert_close("score", FLOAT64, result.scores[: len(order), b], order)
         scores = dict(zip(judge.segmentations, judge.scores, strict=True))
-        mine = [tuple(map(tuple, result.segments.to_list()[i][b])) for i in range(len(order))]
+        mine = [tuple(map(tuple, rank[b])) for rank in ranks[: len(order)]]
         assert len(set(mine)) == len(order)
         assert_close("score", FLOAT64, torch.tensor([scores[y] for y in mine]), order)
         assert not result.segments.counts[len(order) :, b].any()

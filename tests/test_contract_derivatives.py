@@ -6,6 +6,7 @@ from factory import (
     SIZES,
     device_of,
     for_each_backend,
+    function_of_finite_terms,
     gradients_of,
     make_inputs,
     oracles,
@@ -36,28 +37,11 @@ for_each_flags = pytest.mark.parametrize("flags", FLAGS)
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 
 
-def function_of_finite_terms(inputs, call=log_partition, **options):
-    """A function of every term, and its arguments; -inf entries are put back inside, unmoved."""
-    leaves = tensors(inputs)
-    forbidden = {name: x == -torch.inf for name, x in leaves.items()}
-    arguments = [x.masked_fill(forbidden[n], 0.0).requires_grad_() for n, x in leaves.items()]
-
-    def function(*values):
-        named = {
-            name: torch.where(forbidden[name], -torch.inf, x)
-            for name, x in zip(leaves, values, strict=True)
-        }
-        value = call(**named, lengths=inputs["lengths"], **options)
-        return torch.where(value == -torch.inf, 0.0, value)
-
-    return function, tuple(arguments)
-
-
 @for_each_backend
 @for_each_small_size
 @for_each_flags
 def test_the_gradient_passes_gradcheck(backend, size, flags):
-    function, arguments = function_of_finite_terms(make_inputs(size, flags=flags))
+    function, arguments = function_of_finite_terms(make_inputs(size, flags=flags), log_partition)
     if device_of(backend) != "cpu":
         pytest.skip("enumeration judges these gradients on other devices")
     with runs_on(backend):
@@ -69,7 +53,9 @@ def test_the_gradient_passes_gradcheck(backend, size, flags):
 @pytest.mark.parametrize("checkpoint_interval", [None, 2])
 def test_the_second_derivative_passes_gradgradcheck(backend, flags, checkpoint_interval):
     inputs = make_inputs(SIZES[3], flags=flags)
-    function, arguments = function_of_finite_terms(inputs, checkpoint_interval=checkpoint_interval)
+    function, arguments = function_of_finite_terms(
+        inputs, log_partition, checkpoint_interval=checkpoint_interval
+    )
     with runs_on(backend):
         assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
 
@@ -80,7 +66,7 @@ def test_the_gradient_of_the_best_score_passes_gradcheck(backend, flags):
     if device_of(backend) != "cpu":
         pytest.skip("enumeration judges these gradients on other devices")
     function, arguments = function_of_finite_terms(
-        make_inputs(SIZES[3], flags=flags), semiring="max"
+        make_inputs(SIZES[3], flags=flags), log_partition, semiring="max"
     )
     with runs_on(backend):
         assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
@@ -214,8 +200,11 @@ def test_a_backward_through_a_backward_accumulates(flags):
     value = log_partition(**inputs, backend="reference")
     gradients = torch.autograd.grad(value.sum(), leaves, create_graph=True)
     penalty = sum(gradient.square().sum() for gradient in gradients)
+    of_penalty = torch.autograd.grad(penalty, leaves, retain_graph=True)
     (value.sum() + penalty).backward()
-    assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
+    for leaf, first, second in zip(leaves, gradients, of_penalty, strict=True):
+        assert second.any()
+        assert_close("second derivative", torch.float64, leaf.grad, first + second)
 
 
 @for_each_backend

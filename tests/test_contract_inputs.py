@@ -115,14 +115,36 @@ def test_an_unknown_argument_is_a_type_error(function):
         function(**make_inputs(SIZES[4]), end_score=None)
 
 
-@for_each_function
-def test_value_checks_can_be_left_out(function):
+@pytest.mark.parametrize("function", [log_partition, score, log_prob], ids=lambda f: f.__name__)
+def test_without_value_checks_nan_reaches_its_own_sequence_and_no_other(function):
     inputs = make_inputs(SIZES[4])
-    inputs["scores"][1, 0, 1] = torch.nan
-    with pytest.raises(ShapeError):
+    right = function(**inputs)
+    inputs["scores"][1, 0] = torch.nan
+    with pytest.raises(ShapeError, match="got nan at sequence 1, position 0, label 0"):
         function(**inputs)
-    if function is not viterbi:
-        function(**inputs, validate_args=False)
+    found = function(**inputs, validate_args=False)
+    assert found[1].isnan()
+    assert torch.equal(found[[0, 2]], right[[0, 2]])
+
+
+def test_without_value_checks_nan_reaches_the_marginals_of_its_own_sequence_and_no_other():
+    inputs = make_inputs(SIZES[4])
+    right = marginals(**inputs)
+    inputs["scores"][1, 0] = torch.nan
+    found = marginals(**inputs, validate_args=False)
+    assert found.labels[1, 0].isnan().all()
+    assert torch.equal(found.labels[[0, 2]], right.labels[[0, 2]])
+
+
+def test_without_value_checks_nan_reaches_the_best_score_of_its_own_sequence_and_no_other():
+    inputs = make_inputs(SIZES[4])
+    right = viterbi(**inputs)
+    inputs["scores"][1, 0] = torch.nan
+    found = viterbi(**inputs, validate_args=False)
+    assert found.scores[1].isnan()
+    assert torch.equal(found.scores[[0, 2]], right.scores[[0, 2]])
+    for b in (0, 2):
+        assert found.segments.to_list()[b] == right.segments.to_list()[b]
 
 
 @pytest.mark.parametrize("function", [log_partition, marginals, log_prob])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from factory import (
-    PER_POSITION,
     SIZES,
     device_of,
     for_each_backend,
@@ -13,9 +12,11 @@ from factory import (
     for_each_size,
     make_inputs,
     oracles,
+    outside_of,
     runs_on,
     tensors,
     with_grad,
+    with_padding,
 )
 from tolerances import assert_close
 
@@ -78,17 +79,12 @@ def test_they_are_consistent_with_one_another(backend, size, flags):
 def test_padding_never_reaches_the_marginals(backend, flags, dtype):
     size = SIZES[4]
     inputs = make_inputs(size, dtype, flags, device=device_of(backend))
-    outside = torch.arange(size.T, device=device_of(backend)) >= inputs["lengths"][:, None]
-    filled = {
-        name: x.masked_fill(outside[..., None], torch.nan) if name in PER_POSITION else x
-        for name, x in inputs.items()
-    }
     with runs_on(backend):
-        clean, found = marginals(**inputs), marginals(**filled)
+        clean, found = marginals(**inputs), marginals(**with_padding(inputs, torch.nan))
     for name in clean._fields:
         assert torch.equal(getattr(found, name), getattr(clean, name)), name
     for name in ("labels", "starts", "ends", "boundaries"):
-        assert (getattr(found, name)[outside] == 0).all(), name
+        assert (getattr(found, name)[outside_of(inputs)] == 0).all(), name
 
 
 @for_each_backend

@@ -16,11 +16,13 @@ from factory import (
     make_inputs,
     one_sequence,
     oracles,
+    outside_of,
     runs_on,
     stacked,
     tensors,
     upstream,
     with_grad,
+    with_padding,
 )
 from tolerances import assert_close
 
@@ -115,16 +117,10 @@ def test_a_ragged_batch_equals_its_items_one_by_one(backend, size, flags, semiri
 )
 def test_padding_never_reaches_the_result(backend, size, flags, semiring, dtype, junk):
     inputs = make_inputs(size, dtype, flags, device=device_of(backend))
-    position = torch.arange(size.T, device=device_of(backend))
-    outside = position >= inputs["lengths"][:, None]
-    filled = {
-        name: x.masked_fill(outside[..., None], junk) if name in PER_POSITION else x
-        for name, x in inputs.items()
-    }
     weight = upstream(size.B, torch.promote_types(dtype, torch.float32), device_of(backend))
     with runs_on(backend):
         results = []
-        for case in (with_grad(inputs), with_grad(filled)):
+        for case in (with_grad(inputs), with_grad(with_padding(inputs, junk))):
             value = log_partition(**case, semiring=semiring)
             results.append((value, gradients_of(value, case, weight)))
     (clean, clean_gradients), (value, gradients) = results
@@ -132,7 +128,7 @@ def test_padding_never_reaches_the_result(backend, size, flags, semiring, dtype,
     for name, gradient in gradients.items():
         assert torch.equal(gradient, clean_gradients[name]), name
         if name in PER_POSITION:
-            assert (gradient[outside] == 0).all(), name
+            assert (gradient[outside_of(inputs)] == 0).all(), name
 
 
 @for_each_backend

@@ -11,6 +11,7 @@ from factory import (
     for_each_backend,
     for_each_dtype,
     for_each_flags,
+    for_each_possible,
     for_each_size,
     gradients_of,
     make_inputs,
@@ -20,6 +21,7 @@ from factory import (
     stacked,
     upstream,
     with_grad,
+    with_padding,
 )
 from oracle import counts_of
 from tolerances import assert_close
@@ -27,17 +29,6 @@ from tolerances import assert_close
 from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional import segment_log_prob, segment_score, viterbi
 from torch_semimarkov.segments import Segments
-
-POSSIBLE = [
-    "plain",
-    "start-end",
-    "boundary",
-    "per-duration",
-    "forbidden",
-    "all",
-    "tail",
-    "all-tail",
-]
 
 
 def some_segmentations(size, flags, seed=1):
@@ -66,7 +57,7 @@ def test_every_segmentation_has_its_enumerated_score(size, dtype, flags):
 @for_each_backend
 @for_each_size
 @for_each_dtype
-@pytest.mark.parametrize("flags", POSSIBLE)
+@for_each_possible
 def test_every_log_probability_is_the_enumerated_one(backend, size, dtype, flags):
     inputs = make_inputs(size, dtype, flags, device=device_of(backend))
     for b, found in enumerate(oracles(size, dtype, flags)):
@@ -78,7 +69,7 @@ def test_every_log_probability_is_the_enumerated_one(backend, size, dtype, flags
 
 
 @for_each_size
-@pytest.mark.parametrize("flags", POSSIBLE)
+@for_each_possible
 def test_the_gradient_of_a_score_counts_the_entries_in_it(size, flags):
     inputs = with_grad(make_inputs(size, flags=flags))
     picked, weight = some_segmentations(size, flags), upstream(size.B)
@@ -92,7 +83,7 @@ def test_the_gradient_of_a_score_counts_the_entries_in_it(size, flags):
 
 @for_each_backend
 @for_each_size
-@pytest.mark.parametrize("flags", POSSIBLE)
+@for_each_possible
 def test_the_gradient_of_a_log_probability_is_counts_less_expected_counts(backend, size, flags):
     inputs = with_grad(make_inputs(size, flags=flags, device=device_of(backend)))
     picked, weight = some_segmentations(size, flags), upstream(size.B, device=device_of(backend))
@@ -109,18 +100,13 @@ def test_the_gradient_of_a_log_probability_is_counts_less_expected_counts(backen
 
 
 @for_each_backend
-@pytest.mark.parametrize("flags", POSSIBLE)
+@for_each_possible
 def test_padding_reaches_neither_value_nor_gradient(backend, flags):
     size = SIZES[4]
     inputs = make_inputs(size, flags=flags, device=device_of(backend))
-    outside = torch.arange(size.T, device=device_of(backend)) >= inputs["lengths"][:, None]
-    filled = {
-        name: x.masked_fill(outside[..., None], torch.nan) if name in PER_POSITION else x
-        for name, x in inputs.items()
-    }
     segments = Segments.from_list(some_segmentations(size, flags), device=device_of(backend))
     results = []
-    for case in (with_grad(inputs), with_grad(filled)):
+    for case in (with_grad(inputs), with_grad(with_padding(inputs, torch.nan))):
         with runs_on(backend):
             value = segment_log_prob(segments, **case)
             results.append((value, gradients_of(value, case, torch.ones_like(value))))
@@ -130,7 +116,7 @@ def test_padding_reaches_neither_value_nor_gradient(backend, flags):
 
 
 @for_each_backend
-@pytest.mark.parametrize("flags", POSSIBLE)
+@for_each_possible
 def test_the_loss_of_a_sequence_depends_on_nothing_but_that_sequence(backend, flags):
     size = SIZES[4]
     inputs = make_inputs(size, torch.float32, flags, device=device_of(backend))

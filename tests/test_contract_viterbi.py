@@ -4,12 +4,12 @@ import pytest
 import torch
 from factory import (
     LARGER_SIZES,
-    PER_POSITION,
     SIZES,
     device_of,
     for_each_backend,
     for_each_dtype,
     for_each_other_backend,
+    for_each_possible,
     for_each_size,
     make_inputs,
     one_sequence,
@@ -17,24 +17,13 @@ from factory import (
     runs_on,
     to_sequence,
     with_grad,
+    with_padding,
 )
 from oracle import Oracle
 from tolerances import assert_close
 
 from torch_semimarkov.errors import NumericsError
 from torch_semimarkov.functional import segment_score, viterbi
-
-POSSIBLE = [
-    "plain",
-    "start-end",
-    "boundary",
-    "per-duration",
-    "forbidden",
-    "all",
-    "tail",
-    "all-tail",
-]
-for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
 
 
 def tied(inputs):
@@ -115,15 +104,10 @@ def test_a_ragged_batch_decodes_like_its_items(backend, flags):
 def test_padding_never_reaches_the_path(backend, flags):
     size = SIZES[4]
     inputs = make_inputs(size, flags=flags, device=device_of(backend))
-    outside = torch.arange(size.T, device=device_of(backend)) >= inputs["lengths"][:, None]
     with runs_on(backend):
         clean = viterbi(**inputs)
         for junk in (torch.nan, torch.inf, 1e6):
-            filled = {
-                name: x.masked_fill(outside[..., None], junk) if name in PER_POSITION else x
-                for name, x in inputs.items()
-            }
-            result = viterbi(**filled)
+            result = viterbi(**with_padding(inputs, junk))
             assert torch.equal(result.scores, clean.scores)
             assert result.segments == clean.segments
 

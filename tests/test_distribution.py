@@ -3,10 +3,10 @@
 import pytest
 import torch
 from factory import (
-    FLAGS,
     SIZE,
     SIZES,
     all_segmentations,
+    for_each_possible,
     make_inputs,
     one_sequence,
     oracles,
@@ -17,17 +17,11 @@ from tolerances import assert_close
 from torch.distributions import Distribution, kl_divergence
 
 import torch_semimarkov
-from torch_semimarkov import SemiMarkovCRF, functional, kbest, viterbi
+from torch_semimarkov import SemiMarkovCRF, kbest, viterbi
 from torch_semimarkov.errors import NumericsError, SegmentError, ShapeError
 from torch_semimarkov.segments import Segments
 
 FLOAT64 = torch.float64
-# Entropies are a part of their own; where they are not there yet, the rest is tested.
-needs_entropy = pytest.mark.skipif(
-    not hasattr(functional, "entropy"), reason="functional has no entropy"
-)
-POSSIBLE = [name for name, flags in FLAGS.items() if "impossible" not in flags]
-for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
 
 
 def crf(flags="plain", size=SIZE, seed=0, **options):
@@ -90,7 +84,6 @@ def test_expand_repeats_the_batch_in_every_query(flags):
     assert wide.expand((5, 2, 3)).sample().counts.shape == (5, 2, 3)
 
 
-@needs_entropy
 def test_expand_repeats_entropies():
     p = crf("boundary")
     assert torch.equal(p.expand((2, 3)).entropy(), p.entropy().expand(2, 3))
@@ -173,7 +166,6 @@ def test_the_queries_are_those_of_the_functions(flags):
         assert torch.equal(mine, theirs)
 
 
-@needs_entropy
 @for_each_possible
 def test_entropy_is_the_mean_of_minus_log_prob_over_samples(flags):
     p, judge = single(flags)
@@ -187,7 +179,6 @@ def test_entropy_is_the_mean_of_minus_log_prob_over_samples(flags):
 # KL
 
 
-@needs_entropy
 @pytest.mark.parametrize("flags", ["plain", "boundary", "per-duration"])
 def test_kl_is_registered_and_equals_enumeration(flags):
     p, q = crf(flags), crf(flags, seed=1)
@@ -201,7 +192,6 @@ def test_kl_is_registered_and_equals_enumeration(flags):
         assert_close("log_prob", FLOAT64, found[b], torch.tensor(truth, dtype=FLOAT64))
 
 
-@needs_entropy
 def test_kl_of_equal_models_is_0_and_of_a_forbidden_one_inf():
     p = crf()
     assert (kl_divergence(p, p) == 0).all()
@@ -212,7 +202,6 @@ def test_kl_of_equal_models_is_0_and_of_a_forbidden_one_inf():
     assert kl_divergence(q, p).isfinite().all()
 
 
-@needs_entropy
 def test_kl_broadcasts_batch_shapes():
     p, q = crf(), crf(seed=1)
     assert torch.equal(kl_divergence(p.expand((2, 3)), q)[1], kl_divergence(p, q))
@@ -306,7 +295,6 @@ def test_an_impossible_sequence_is_an_error_where_a_segmentation_is_asked_for():
 # Gradients
 
 
-@needs_entropy
 def test_log_prob_entropy_and_kl_are_differentiable_and_samples_are_not():
     inputs = with_grad(make_inputs(flags="boundary"))
     p, q = SemiMarkovCRF(**inputs), crf("boundary", seed=1)
@@ -321,7 +309,6 @@ def test_log_prob_entropy_and_kl_are_differentiable_and_samples_are_not():
 # The head
 
 
-@needs_entropy
 @pytest.mark.parametrize("options", [{}, {"boundary_scores": True}])
 def test_the_head_gives_the_distribution_of_its_posterior(options):
     head, (hidden, lengths, *_) = random_head(**options), random_batch()

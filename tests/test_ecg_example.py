@@ -1,12 +1,14 @@
-"""The variations that the ECG example trains on: whole, without P where the atria fibrillate."""
+"""The ECG example: the variations that it trains on, and the scores that it prints."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from torch_semimarkov.data import Record
+from torch_semimarkov.data import LabelVocabulary, Record
 
+ecg_scores = pytest.importorskip("ecg_scores")
 ecg_variations = pytest.importorskip("ecg_variations")
 
 BEAT = (("QRS", 12), ("baseline", 9), ("T", 24), ("baseline", 30), ("P", 11), ("baseline", 6))
@@ -64,3 +66,26 @@ def test_a_wave_is_scaled_over_the_line_between_its_ends():
     wave = np.array([1.0, 4.0, 3.0])
     ecg_variations.scale(wave, 0.0)
     assert wave.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_each_wave_has_a_row_for_its_onset_and_one_for_its_offset_in_milliseconds(record):
+    """All of QRS but the first starts a position late, that is 8 ms."""
+    late = [
+        (
+            start + (label == "QRS" and start > 0),
+            end + (label == "baseline" and after == "QRS"),
+            label,
+        )
+        for (start, end, label), (_, _, after) in pairwise([*record.segments, (0, 0, "")])
+    ]
+    vocabulary = LabelVocabulary(sorted(HEIGHTS))
+    model = SimpleNamespace(architecture=SimpleNamespace(head="semi-crf"))
+    saved = SimpleNamespace(vocabulary=vocabulary, model=model)
+    rows = list(ecg_scores.score(saved, [record], [SimpleNamespace(segments=late)]))
+    assert [row["boundary"] for row in rows] == [
+        f"{wave} {side}" for wave in ("P", "QRS", "T") for side in ("onset", "offset")
+    ]
+    assert all(row["F1 20 ms"] == row["segment F1"] == 100 for row in rows)
+    errors = {row["boundary"]: row["mean ms"] for row in rows}
+    assert errors.pop("QRS onset") == 8
+    assert set(errors.values()) == {0}

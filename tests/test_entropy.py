@@ -1,9 +1,8 @@
-"""Contract of entropy, cross-entropy and KL divergence: enumeration, derivatives, infinities."""
+"""Contract of the entropy: enumeration, derivatives, ties, and what is certain."""
 
 import numpy as np
 import pytest
 import torch
-from entropy_cases import function_of_finite_terms
 from factory import (
     LARGER_SIZES,
     SIZE,
@@ -16,6 +15,7 @@ from factory import (
     for_each_flags,
     for_each_other_backend,
     for_each_size,
+    function_of_finite_terms,
     gradients_of,
     make_inputs,
     one_sequence,
@@ -288,9 +288,7 @@ def test_a_count_of_compositions_has_its_closed_form(backend):
 def test_the_entropy_passes_gradcheck_and_gradgradcheck(backend, flags):
     if device_of(backend) != "cpu":
         pytest.skip("enumeration judges these gradients on other devices")
-    function, arguments = function_of_finite_terms(
-        make_inputs(SMALL, flags=flags), lambda terms: entropy(**terms)
-    )
+    function, arguments = function_of_finite_terms(make_inputs(SMALL, flags=flags), entropy)
     with runs_on(backend):
         assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from timit_cases import PHONES, compared, job_of, made_data
 
+from torch_semimarkov.cli.options import check_run_folder
 from torch_semimarkov.data import Record, collate
 from torch_semimarkov.errors import ConfigError, UnsupportedError
 from torch_semimarkov.nn.segmenter import Architecture, SegmentationModel
@@ -162,10 +163,10 @@ def test_a_folder_with_a_run_is_not_overwritten_by_accident(tmp_path):
     job = job_of(made_data(tmp_path / "data"), tmp_path / "run", epochs=1)
     trained(job)
     with pytest.raises(ConfigError, match="holds a run already"):
-        phone_training.check_output(job, resume=False, overwrite=False)
+        check_run_folder(job.output, resume=False, overwrite=False)
     with pytest.raises(ConfigError, match="exclude each other"):
-        phone_training.check_output(job, resume=True, overwrite=True)
-    phone_training.check_output(job, resume=False, overwrite=True)
+        check_run_folder(job.output, resume=True, overwrite=True)
+    check_run_folder(job.output, resume=False, overwrite=True)
 
 
 @pytest.mark.parametrize(

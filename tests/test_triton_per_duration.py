@@ -10,8 +10,18 @@ if not os.environ.get("TRITON_INTERPRET") and not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 import triton.language as tl
-from factory import PER_POSITION, SIZES, Size, gradients_of, make_inputs, tensors, upstream
-from factory import with_grad as leaves_of
+from factory import (
+    PER_POSITION,
+    SIZES,
+    Size,
+    gradients_of,
+    make_inputs,
+    outside_of,
+    tensors,
+    upstream,
+    with_grad,
+    with_padding,
+)
 from test_contract_viterbi import restore_forbidden, tied
 from tolerances import assert_close
 
@@ -61,7 +71,7 @@ def train(inputs, interval=None):
 
 def judged(inputs):
     """Value and gradients of the same numbers in float64 by the reference."""
-    wide = leaves_of({n: x.double() if x.is_floating_point() else x for n, x in inputs.items()})
+    wide = with_grad({n: x.double() if x.is_floating_point() else x for n, x in inputs.items()})
     value = log_partition(**wide, backend="reference")
     return value.detach(), gradients_of(value, wide, upstream(len(value)))
 
@@ -145,18 +155,14 @@ def test_of_equal_segmentations_the_documented_one_is_taken(size, flags, offset)
 
 def test_padding_changes_no_bit():
     inputs = inputs_of(RAGGED, torch.float32, "all")
-    outside = torch.arange(RAGGED.T) >= inputs["lengths"][:, None]
-    filled = {
-        n: x.masked_fill(outside[..., None], torch.nan) if n in PER_POSITION else x
-        for n, x in inputs.items()
-    }
+    filled = with_padding(inputs, torch.nan)
     value, found = train(inputs)
     with_junk, again = train(filled)
     assert torch.equal(with_junk, value)
     for name, gradient in again.items():
         assert torch.equal(gradient, found[name]), name
         if name in PER_POSITION:
-            assert (gradient[outside.to(DEVICE)] == 0).all(), name
+            assert (gradient[outside_of(inputs).to(DEVICE)] == 0).all(), name
     assert decoded(filled)[1] == decoded(inputs)[1]
 
 

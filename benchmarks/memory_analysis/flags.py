@@ -13,7 +13,7 @@ from memory_analysis.memory import DTYPES
 from memory_analysis.plan import PHASES, SEMIRINGS
 from memory_analysis.runner import Settings
 from memory_analysis.ways import BACKENDS, PEER_NAMES
-from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.cli.run_benchmark import checked_device as cuda_or_cpu
 
 DEFAULT_BACKENDS = {
     "cpu": ("linear_scan_streaming", "cpu", "exact"),
@@ -130,22 +130,14 @@ def _add_compiling(add) -> None:
 
 
 def checked_device(text: str) -> str:
-    """The name of a device that is here.
+    """The name of a device that is here, which becomes the current one.
 
     Raises:
         ConfigError: it is not, or is neither a CPU nor a CUDA device.
     """
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {text!r}") from None
-    if device.type not in DEFAULT_BACKENDS:
-        raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {text!r}")
+    device = cuda_or_cpu(text)
     if device.type == "cpu":
         return "cpu"
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) >= count:
-        raise ConfigError(f"--device {text}: there are {count} CUDA devices here; use --device cpu")
     torch.cuda.set_device(device.index or 0)
     return f"cuda:{device.index or 0}"
 

@@ -18,18 +18,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import resident
 import torch
-from edge_vs_streaming import give_back_freed_memory, resident
-from workload import Size, draw, parse_size
+from workload import Size, draw
 
 from memory_analysis.plan import Config
 from memory_analysis.ways import Way, staged, way_of
+from torch_semimarkov.cli.timing import parse_size
 
 SMALL = Size(1, 8, 4, 3)
 # Seconds in which a new process is ready to measure, compiling included.
@@ -97,7 +97,7 @@ def in_a_new_process(task: Task) -> dict[str, Facts]:
 
     Empty where the system does not tell the resident set: then nothing is said of memory.
     """
-    if not Path("/proc/self/clear_refs").exists():
+    if not resident.is_known():
         return {}
     command = [sys.executable, "-m", "memory_analysis.memory", *_arguments(task)]
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(x).resolve()) for x in sys.path)}
@@ -160,16 +160,8 @@ def growth(way: Way, phase: str) -> Facts:
     """Bytes by kind and seconds of one call in this process, on the CPU."""
     call = staged(way, phase)
     inputs = sum(leaf.nbytes for leaf in way.leaves.values())
-    gc.collect()
-    give_back_freed_memory()
-    # 5 sets the largest resident set back to what it is now
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before, _ = resident()
-    begin = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - begin
-    _, most = resident()
-    return {**_split(inputs, max(0, most - before), result), "seconds": seconds}
+    grown = resident.growth_of(call)
+    return {**_split(inputs, grown.bytes, grown.result), "seconds": grown.seconds}
 
 
 def on_cuda(way: Way, phase: str) -> Facts:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from gpu_card import Card, triton_version
 from measuring import Repeats, check
+from rows import with_times
 from truth import Verdict
 from workload import Call, Workload, draw
 
@@ -18,7 +19,7 @@ from memory_analysis.memory import DTYPES, Facts, Task
 from memory_analysis.output import BYTES, Row, new_row
 from memory_analysis.plan import Config
 from memory_analysis.ways import Staged, Way, call_of, reason_against, way_of
-from torch_semimarkov.cli.timing import Clock, interleave, summarize, timed
+from torch_semimarkov.cli.timing import Clock, interleave, timed
 
 # What must be known before a time is taken, and what is left of a call that fails.
 Key = tuple[str, str]
@@ -197,13 +198,6 @@ def _only(facts: Facts, names: Sequence[str]) -> Facts:
 def _with_times(row: Row, seconds: list[float]) -> Row:
     if not seconds:
         return row
-    times = summarize(seconds)
-    positions = int(row["B"]) * int(row["T"])
-    return {
-        **row,
-        "median_ms": times.median,
-        "q1_ms": times.q1,
-        "q3_ms": times.q3,
-        "repeats": times.repeats,
-        "positions_per_s": 1000 * positions / times.median,
-    }
+    row = with_times(row, seconds)
+    per_second = 1e9 / row.pop("ns_per_position")
+    return {**row, "positions_per_s": per_second}

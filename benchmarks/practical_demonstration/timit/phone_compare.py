@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from phone_data import read_manifest, read_settings
-from phone_models import PEER, peer_library, wrap
+from phone_models import PEER, SEMI_CRF, peer_library, wrap
 from phone_pictures import draw
 from phone_scores import (
     Decoded,
     decode,
     duration_report,
     expected_durations,
-    has_durations,
     score,
 )
 from phone_training import Data, Job, can_resume, finished_model, load_data, train_model
@@ -115,12 +114,12 @@ def _run(
     if saved is None:
         report(f"training {job.output.name}")
         saved, _ = train_model(job, data, report, resume=can_resume(job))
-    went = read_metrics(job.output)
+    went = read_settings(job.output / METRICS)
     with cpu_threads(job.config.threads), triton_or_not(job.config.triton):
         model = wrap(job.model, saved.model, job.backend).to(pick_device(job.config.device))
         decoded = decode(model, data.parts["test"], data.manifest)
         expected = None
-        if has_durations(job.model):
+        if job.model == SEMI_CRF:
             expected = expected_durations(model, data.parts["test"], data.manifest)
     row = {
         **score(decoded, data.manifest),
@@ -133,11 +132,6 @@ def _run(
         "test_records": len(decoded.records),
     }
     return row, decoded, expected
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """How the training of a model went."""
-    return read_settings(folder / METRICS)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

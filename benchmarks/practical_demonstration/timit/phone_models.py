@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_semimarkov.errors import ConfigError, UnsupportedError
-from torch_semimarkov.nn.checks import inside_lengths, require_finite
+from torch_semimarkov.nn.checks import require_finite
+from torch_semimarkov.nn.inside import inside_lengths
 from torch_semimarkov.nn.segmenter import SegmentationModel
 from torch_semimarkov.segments import Segments
 

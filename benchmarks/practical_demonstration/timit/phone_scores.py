@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from phone_data import Manifest
 from phone_frames import Span, join_equal
-from phone_models import SEMI_CRF, OnBackend, PeerCRF
+from phone_models import OnBackend, PeerCRF
 from phone_sets import SILENCE
 
 from torch_semimarkov import metrics
@@ -174,8 +174,3 @@ def duration_report(
             for kind, table in tables.items()
         }
     return found
-
-
-def has_durations(name: str) -> bool:
-    """Whether a model has a distribution of durations."""
-    return name == SEMI_CRF

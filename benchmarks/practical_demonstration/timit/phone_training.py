@@ -19,7 +19,7 @@ from torch_semimarkov.nn.routes import triton_or_not
 from torch_semimarkov.training import SavedModel, TrainConfig, Trainer, load_model, save_model
 from torch_semimarkov.training.checkpoint import CHECKPOINT
 from torch_semimarkov.training.examples import make_examples, pieces_of
-from torch_semimarkov.training.folder import CONFIG, RUN_FILES, remove_run
+from torch_semimarkov.training.folder import CONFIG, remove_run
 from torch_semimarkov.training.inference import pick_device
 from torch_semimarkov.training.loop import Progress
 from torch_semimarkov.training.run import build, choose_duration, cpu_threads
@@ -71,24 +71,6 @@ def load_data(job: Job) -> Data:
     return Data(manifest, {part: load_records(job.data, rows) for part, rows in names.items()})
 
 
-def check_output(job: Job, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder with a run in it, unless it is to go on or to be replaced.
-
-    Raises:
-        ConfigError: see above.
-    """
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if job.output.exists() and not job.output.is_dir():
-        raise ConfigError(f"{job.output}: the output must be a folder, this is a file")
-    found = [name for name in RUN_FILES if (job.output / name).exists()]
-    if found and not (resume or overwrite):
-        raise ConfigError(
-            f"{job.output} holds a run already ({', '.join(found)}); add --resume to go on with "
-            "it, or --overwrite to replace it"
-        )
-
-
 def train_model(
     job: Job,
     data: Data,
@@ -134,7 +116,8 @@ def train_model(
         progress = trainer.run()
         busy = time.process_time() - began
     saved.model.cpu()
-    went = _summary(progress, duration, None if resume else busy)
+    cpu_seconds = None if resume else round(busy, 1)
+    went = {**progress.summary(), "cpu_seconds": cpu_seconds, "duration": duration}
     save_model(job.output, dataclasses.replace(saved, training=_settings(job, data)), went)
     return saved, went
 
@@ -157,21 +140,6 @@ def _begin(job: Job, trainer: Trainer, resume: bool, report: Callable[[str], Non
         return
     trainer.resume()
     report(f"resumed in epoch {trainer.progress.epoch}, after {trainer.progress.batch} batches")
-
-
-def _summary(p: Progress, duration: dict[str, Any], busy: float | None) -> dict[str, Any]:
-    chosen = p.history[(p.best_epoch or len(p.history)) - 1]
-    return {
-        "train_loss": chosen["train_loss"],
-        "validation_loss": chosen["validation_loss"],
-        "loss_unit": "nats per position",
-        "best_epoch": chosen["epoch"],
-        "epochs": len(p.history),
-        "stopped_early": p.stopped_early,
-        "seconds": round(sum(row["seconds"] for row in p.history), 1),
-        "cpu_seconds": None if busy is None else round(busy, 1),
-        "duration": duration,
-    }
 
 
 def _settings(job: Job, data: Data) -> dict[str, Any]:

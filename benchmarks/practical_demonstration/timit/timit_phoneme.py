@@ -165,14 +165,16 @@ def train_command(
     --resume goes on to the same result. PYTHONLOGLEVEL=DEBUG shows the largest transition and
     duration of each epoch.
     """
-    from phone_training import Job, check_output, load_data, train_model
+    from phone_training import Job, load_data, train_model
+
+    from torch_semimarkov.cli.options import check_run_folder
 
     config, flags = config_of({**given, "head": HEADS[model]})
     refuse_unused((model,), flags)
     output = output_dir or data_dir / "runs" / f"{model}-seed{config.seed}"
     chosen = {name: given[name] for name in ("backend", "log_every", "split_by")}
     job = Job(data_dir, output, model, config, **chosen)
-    check_output(job, resume, overwrite)
+    check_run_folder(job.output, resume, overwrite)
     _, went = train_model(job, load_data(job), click.echo, resume=resume)
     click.echo(
         f"best epoch {went['best_epoch']} of {went['epochs']}, validation loss "

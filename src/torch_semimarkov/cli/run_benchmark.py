@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torch_semimarkov import __version__
-from torch_semimarkov.cli.timing import Clock, interleave, summarize, timed
+from torch_semimarkov.cli.timing import Clock, Size, interleave, parse_size, summarize, timed
 from torch_semimarkov.data import atomic_write
 from torch_semimarkov.dispatch import available_backends
 from torch_semimarkov.errors import ConfigError, FileFormatError
@@ -31,35 +31,12 @@ COLUMNS = {
     "B": "B", "T": "T", "K": "K", "C": "C", "phase": "phase", "backend": "backend",
     "median_ms": "median ms", "q1_ms": "q1", "q3_ms": "q3", "times": "times", "status": "status",
 }  # fmt: skip
-MORE = (
+# Columns of the CSV that the table has no room for.
+CSV_ONLY = (
     "repeats", "value_error", "gradient_error", "reason", "dtype", "device", "threads", "torch",
     "torch_semimarkov",
 )  # fmt: skip
 Row = dict[str, Any]
-
-
-class Size(NamedTuple):
-    """B sequences of T positions, durations up to K, C labels."""
-
-    B: int
-    T: int
-    K: int
-    C: int
-
-
-def parse_size(text: str) -> Size:
-    """``"8,512,1,9"`` as a size.
-
-    Raises:
-        ConfigError: not four whole numbers of at least 1.
-
-    >>> parse_size("8,512,1,9")
-    Size(B=8, T=512, K=1, C=9)
-    """
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() and int(part) for part in parts):
-        raise ConfigError(f"--size takes B,T,K,C, four whole numbers of at least 1, got {text!r}")
-    return Size(*map(int, parts))
 
 
 def run_benchmark(sizes: tuple[str, ...], device: str, repeats: int, output: Path | None) -> None:
@@ -70,14 +47,14 @@ def run_benchmark(sizes: tuple[str, ...], device: str, repeats: int, output: Pat
         FileFormatError: the CSV cannot be written.
     """
     wanted = [parse_size(text) for text in sizes] or [Size(*size) for size in SIZES]
-    place = _checked_device(device)
+    place = checked_device(device)
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise FileFormatError(output, "must be the name of a file in a folder that exists")
     steps = [(size, phase) for size in wanted for phase in PHASES]
     rows: list[Row] = []
     with tqdm(total=len(steps), disable=None, leave=False, file=sys.stderr) as bar:
         for size, phase in steps:
-            bar.set_description(f"{','.join(map(str, size))} {phase}")
+            bar.set_description(f"{size} {phase}")
             rows += measure(size, phase, place, repeats)
             bar.update()
     click.echo(_heading(place))
@@ -86,12 +63,16 @@ def run_benchmark(sizes: tuple[str, ...], device: str, repeats: int, output: Pat
     for reason in reasons:
         click.echo(reason)
     if output is not None:
-        _write(output, rows)
+        _write(output, rows, place)
         click.echo(f"rows: {output}")
 
 
-def _checked_device(text: str) -> torch.device:
-    """A CPU or a CUDA device that is here."""
+def checked_device(text: str) -> torch.device:
+    """The CPU or CUDA device that ``--device`` names.
+
+    Raises:
+        ConfigError: it is neither, or is not here.
+    """
     try:
         place = torch.device(text)
     except RuntimeError:
@@ -105,12 +86,18 @@ def _checked_device(text: str) -> torch.device:
 
 
 def _heading(place: torch.device) -> str:
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else platform.processor()
     return (
         f"log partition (forward) and with its gradients (both), float32, on {place} "
-        f"({name or platform.machine()}), {torch.get_num_threads()} threads, "
+        f"({_device_name(place)}), {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, torch_semimarkov {__version__}"
     )
+
+
+def _device_name(place: torch.device) -> str:
+    """What was measured: the card, or the processor."""
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    return platform.processor() or platform.machine()
 
 
 def draw(size: Size, place: torch.device) -> dict[str, Tensor]:
@@ -195,15 +182,17 @@ def _compared(found: list[Tensor], right: list[Tensor]) -> Row:
     return {**row, "status": "wrong", "reason": reason}
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def _write(path: Path, rows: list[Row], place: torch.device) -> None:
     facts = {
         "dtype": "float32",
-        "device": platform.processor() or platform.machine(),
+        "device": _device_name(place),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torch_semimarkov": __version__,
     }
     with atomic_write(path) as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *MORE), extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(
+            file, (*COLUMNS, *CSV_ONLY), extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows({**facts, **row} for row in rows)

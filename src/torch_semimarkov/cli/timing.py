@@ -1,4 +1,4 @@
-"""Times of calls that take turns, and what is reported of them."""
+"""Sizes to measure at, times of calls that take turns, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,39 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from torch_semimarkov.errors import ConfigError
+
 # A call whose times add up to this many seconds is not repeated further once it has ENOUGH.
 BUDGET, ENOUGH = 30.0, 3
 # From a function without arguments to the seconds that one call took, and its result.
 Clock = Callable[[Callable[[], Any]], tuple[float, Any]]
+
+
+class Size(NamedTuple):
+    """B sequences of T positions, durations up to K, C labels."""
+
+    B: int
+    T: int
+    K: int
+    C: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+def parse_size(text: str) -> Size:
+    """``"8,512,1,9"`` as a size.
+
+    Raises:
+        ConfigError: not four whole numbers of at least 1.
+
+    >>> parse_size("8,512,1,9")
+    Size(B=8, T=512, K=1, C=9)
+    """
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdigit() and int(part) for part in parts):
+        raise ConfigError(f"a size must be B,T,K,C, four whole numbers of at least 1, got {text!r}")
+    return Size(*map(int, parts))
 
 
 class Summary(NamedTuple):

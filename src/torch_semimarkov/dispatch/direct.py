@@ -7,13 +7,13 @@ and fake tensors. Their wrappers cost more than the kernels of a small call.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend, load
+from torch_semimarkov.dispatch.registry import compiled, reference
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.potentials import TERMS, Potentials
 
@@ -77,10 +77,9 @@ def gradient(ctx: Any, weight: Tensor) -> list[Tensor | None]:
         if has_tangent(ctx.backend, assemble(tensors)):
             weight = weight.to(value.dtype)
             return list(Gradient.apply(*tensors, weight, value, kept, ctx.backend))
-        reference = cast(CompositeBackend, load("reference"))
         needed = ctx.needs_input_grad[: len(TERMS)]
         p, weight = assemble(tensors), weight.to(value.dtype)
-        return reference.differentiable_gradient(p, weight, needed, ctx.interval)
+        return reference().differentiable_gradient(p, weight, needed, ctx.interval)
     return lean_gradient(ctx.backend, tensors, (value, kept, weight))
 
 
@@ -97,8 +96,8 @@ def lean_gradient(
     terms = tensors[: len(TERMS)]
     value, kept, weight = results
     if unwatched((*tensors, *results)):
-        compiled = cast(CompiledBackend, load(backend))
-        found = compiled.backward(assemble(tensors), value, kept, cast_to(value.dtype, weight))
+        weight = cast_to(value.dtype, weight)
+        found = compiled(backend).backward(assemble(tensors), value, kept, weight)
         return [None if x is None else found[name] for name, x in zip(TERMS, terms, strict=True)]
     from torch_semimarkov.dispatch.library import log_partition_backward_op
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.edges import edge_gradient
-from torch_semimarkov.dispatch.registry import CompiledBackend, load
+from torch_semimarkov.dispatch.registry import compiled
 from torch_semimarkov.potentials import EdgePotentials
-
-
-def _compiled(name: str) -> CompiledBackend:
-    return cast(CompiledBackend, load(name))
 
 
 @torch.library.custom_op("torch_semimarkov::edge_log_partition", mutates_args=())
@@ -21,7 +17,7 @@ def edge_log_partition_op(
     edge: Tensor, lengths: Tensor, semiring: str, backend: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """The semiring total (B,) float64, and the messages kept for the backward."""
-    return _compiled(backend).edge_forward(EdgePotentials(edge, lengths), semiring, keep)
+    return compiled(backend).edge_forward(EdgePotentials(edge, lengths), semiring, keep)
 
 
 @edge_log_partition_op.register_fake
@@ -29,7 +25,7 @@ def _(
     edge: Tensor, lengths: Tensor, semiring: str, backend: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     p = EdgePotentials(edge, lengths)
-    shape = _compiled(backend).edge_kept_shape(p, keep)
+    shape = compiled(backend).edge_kept_shape(p, keep)
     return (
         edge.new_empty(p.B, dtype=torch.float64),
         edge.new_empty(shape, dtype=torch.float64),
@@ -42,7 +38,7 @@ def edge_backward_op(
 ) -> Tensor:
     """Gradient of ``(weight * total).sum()`` in the edges."""
     p = EdgePotentials(edge, lengths)
-    return _compiled(backend).edge_backward(p, semiring, kept, weight)
+    return compiled(backend).edge_backward(p, semiring, kept, weight)
 
 
 @edge_backward_op.register_fake

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.direct import cast_to, unwatched
-from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend, load
+from torch_semimarkov.dispatch.registry import (
+    CompiledBackend,
+    CompositeBackend,
+    compiled,
+    reference,
+)
 from torch_semimarkov.dispatch.select import choose
 from torch_semimarkov.potentials import EdgePotentials
 from torch_semimarkov.semirings import Semiring, as_semiring, by_name
@@ -31,18 +36,18 @@ def edge_log_partition(
     name = semiring if isinstance(semiring, str) else semiring.name
     chosen = choose(EDGE_OP, p, name, backend)
     if chosen.COMPOSITE:
-        composite = cast(CompositeBackend, chosen)
-        value = composite.edge_log_partition(p.edge, p.lengths, as_semiring(semiring))
+        algebra, plain = as_semiring(semiring), cast(CompositeBackend, chosen)
+        value = plain.edge_log_partition(p.edge, p.lengths, algebra)
         return value if dtype is None else value.to(dtype)
     keep = torch.is_grad_enabled() and p.edge.requires_grad
-    compiled, dtype = cast(CompiledBackend, chosen), dtype or torch.float64
+    kernels, dtype = cast(CompiledBackend, chosen), dtype or torch.float64
     if not unwatched((p.edge, p.lengths)):
         from torch_semimarkov.dispatch.edge_library import edge_log_partition_op
 
         return edge_log_partition_op(p.edge, p.lengths, name, chosen.NAME, keep)[0].to(dtype)
     if keep:
-        return EdgeLogPartition.apply(p.edge, p.lengths, (compiled, name, dtype))
-    return cast_to(dtype, compiled.edge_forward(p, name, False)[0])
+        return EdgeLogPartition.apply(p.edge, p.lengths, (kernels, name, dtype))
+    return cast_to(dtype, kernels.edge_forward(p, name, False)[0])
 
 
 def edge_composite(
@@ -84,13 +89,12 @@ def edge_gradient(ctx: Any, weight: Tensor) -> Tensor:
     edge, lengths, value, kept = ctx.saved_tensors
     weight = weight.to(value.dtype)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        reference = cast(CompositeBackend, load("reference"))
-        total = reference.edge_log_partition(edge, lengths, by_name(ctx.semiring))
+        total = reference().edge_log_partition(edge, lengths, by_name(ctx.semiring))
         (found,) = torch.autograd.grad(total, edge, weight.to(total.dtype), create_graph=True)
         return found
     if unwatched((edge, lengths, value, kept, weight)):
-        compiled = cast(CompiledBackend, load(ctx.backend))
-        return compiled.edge_backward(EdgePotentials(edge, lengths), ctx.semiring, kept, weight)
+        p = EdgePotentials(edge, lengths)
+        return compiled(ctx.backend).edge_backward(p, ctx.semiring, kept, weight)
     from torch_semimarkov.dispatch.edge_library import edge_backward_op
 
     return edge_backward_op(edge, lengths, kept, weight, ctx.semiring, ctx.backend)

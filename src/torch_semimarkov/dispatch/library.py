@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.direct import assemble, gradient
-from torch_semimarkov.dispatch.registry import CompiledBackend, load
+from torch_semimarkov.dispatch.registry import compiled
 from torch_semimarkov.potentials import TERMS, Potentials
 
 _TENSORS = len(TERMS) + 1
-
-
-def _compiled(name: str) -> CompiledBackend:
-    return cast(CompiledBackend, load(name))
 
 
 @torch.library.custom_op("torch_semimarkov::log_partition", mutates_args=())
@@ -38,15 +34,15 @@ def log_partition_op(
     shared = (transition, duration_bias, start, end)
     tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
     p = assemble(tensors)
-    return _compiled(backend).forward(p, semiring, keep, checkpoint_interval)
+    return compiled(backend).forward(p, semiring, keep, checkpoint_interval)
 
 
 @log_partition_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     *tensors, _semiring, backend, keep, checkpoint_interval = arguments
     p = assemble(tensors)
-    shape = _compiled(backend).kept_shape(p, keep, checkpoint_interval)
-    return _wide(p, p.B), _wide(p, *shape)
+    shape = compiled(backend).kept_shape(p, keep, checkpoint_interval)
+    return _float64(p, p.B), _float64(p, *shape)
 
 
 @torch.library.custom_op("torch_semimarkov::log_partition_backward", mutates_args=())
@@ -69,7 +65,7 @@ def log_partition_backward_op(
     shared = (transition, duration_bias, start, end)
     tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
     p = assemble(tensors)
-    grads = _compiled(backend).backward(p, value, kept, weight)
+    grads = compiled(backend).backward(p, value, kept, weight)
     present = dict(p.terms())
     return [grads[name] if name in present else scores.new_empty(0) for name in TERMS]
 
@@ -100,17 +96,17 @@ def viterbi_op(
     """Scores (B,) float64, a table (3, B, T) of starts, ends and labels, and counts (B,)."""
     shared = (transition, duration_bias, start, end)
     tensors = (scores, *shared, start_scores, end_scores, tail, lengths)
-    return _compiled(backend).viterbi(assemble(tensors))
+    return compiled(backend).viterbi(assemble(tensors))
 
 
 @viterbi_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     p = assemble(arguments[:_TENSORS])
     table = torch.empty(3, p.B, p.T, dtype=torch.int64, device=p.device)
-    return _wide(p, p.B), table, torch.empty(p.B, dtype=torch.int64, device=p.device)
+    return _float64(p, p.B), table, torch.empty(p.B, dtype=torch.int64, device=p.device)
 
 
-def _wide(p: Potentials, *shape: int) -> Tensor:
+def _float64(p: Potentials, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64, device=p.device)
 
 

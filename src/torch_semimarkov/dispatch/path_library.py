@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.direct import assemble
-from torch_semimarkov.dispatch.library import _compiled
+from torch_semimarkov.dispatch.registry import compiled
 from torch_semimarkov.potentials import TERMS, Potentials
 from torch_semimarkov.segments import PAD
 
@@ -37,7 +37,7 @@ def kbest_op(
         scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
     )  # fmt: skip
     p = assemble(tensors)
-    best, table, counts = _compiled(backend).kbest(p, k)
+    best, table, counts = compiled(backend).kbest(p, k)
     return best, _padded(table, p), counts
 
 
@@ -71,7 +71,7 @@ def sample_op(
         scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,
     )  # fmt: skip
     p = assemble(tensors)
-    table, counts = _compiled(backend).sample(p, num_samples, int(seed))
+    table, counts = compiled(backend).sample(p, num_samples, int(seed))
     return _padded(table, p), counts
 
 

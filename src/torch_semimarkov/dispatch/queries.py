@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from torch_semimarkov.dispatch.registry import PosteriorBackend
 from torch_semimarkov.dispatch.select import choose
 from torch_semimarkov.potentials import Potentials
 
@@ -17,14 +18,11 @@ def messages(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor]
     ``alpha[b, t-1, c]``: log of the sum over segmentations of the first t positions that end with
     label c. ``entering[b, s, c]``: over those of the first s positions, with the transition into c.
     """
-    chosen = cast(Any, choose("messages", p, "log", backend))
+    chosen = cast(PosteriorBackend, choose("messages", p, "log", backend))
     with torch.no_grad():
-        found = chosen.messages(p)
-    return found[0], found[1]
+        return chosen.messages(p)
 
 
 def max_marginals(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Best scores with a label at, a start at and an end at each position, (B, T, C) float64."""
-    chosen = cast(Any, choose("max_marginals", p, "max", backend))
-    found = chosen.max_marginals(p)
-    return found[0], found[1], found[2]
+    return cast(PosteriorBackend, choose("max_marginals", p, "max", backend)).max_marginals(p)

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import Generator, Tensor
@@ -175,6 +175,18 @@ class CompiledBackend(Backend, Protocol):
         ...
 
 
+class PosteriorBackend(Backend, Protocol):
+    """What any backend may offer besides, each as ``reasons_against`` says; without gradients."""
+
+    def messages(self, potentials: Potentials) -> tuple[Tensor, Tensor]:
+        """``alpha`` and ``entering`` in float64; see :func:`dispatch.queries.messages`."""
+        ...
+
+    def max_marginals(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+        """Best scores (B, T, C) float64 with a label at, a start at, an end at each position."""
+        ...
+
+
 class Stepper(Protocol):
     """The recurrence of one semiring, position by position; ``Stepper`` of a backend that streams.
 
@@ -279,6 +291,16 @@ def load(name: str) -> Backend:
     if missing:
         raise UnsupportedError(missing)
     return loaded(name)
+
+
+def compiled(name: str) -> CompiledBackend:
+    """The compiled backend called ``name``, as :func:`load` finds it."""
+    return cast(CompiledBackend, load(name))
+
+
+def reference() -> CompositeBackend:
+    """The backend in plain torch, from which further derivatives come."""
+    return cast(CompositeBackend, load("reference"))
 
 
 def is_imported(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from torch_semimarkov.collector import paused_collector
-from torch_semimarkov.dispatch.select import Explanation, _pinned
+from torch_semimarkov.dispatch.select import Explanation, pinned
 from torch_semimarkov.errors import UnsupportedError, raise_all
 
 _MODULES = {
@@ -64,7 +64,7 @@ def asked(backend: str | None) -> str:
     Raises:
         UnsupportedError: there is no such backend.
     """
-    name = (_pinned() or "auto") if backend in (None, "auto") else cast(str, backend)
+    name = (pinned() or "auto") if backend in (None, "auto") else cast(str, backend)
     if name != "auto" and name not in _MODULES:
         known = ", ".join(repr(other) for other in _MODULES)
         raise UnsupportedError(f"backend must be one of {known} or 'auto', got {name!r}")

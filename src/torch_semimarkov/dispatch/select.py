@@ -17,14 +17,15 @@ from torch_semimarkov.dispatch.registry import (
 from torch_semimarkov.errors import UnsupportedError, raise_all
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
-_Any = Potentials | EdgePotentials
+AnyPotentials = Potentials | EdgePotentials
 
 # Plain thread-local attributes: torch.compile can read them and compiles anew when they change,
 # which it does neither for a ContextVar nor for class attributes of a subclass.
 _here = threading.local()
 
 
-def _pinned() -> str | None:
+def pinned() -> str | None:
+    """The backend that a ``use_backend`` block asks for, or None."""
     return getattr(_here, "pinned", None)
 
 
@@ -75,7 +76,7 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name != "auto":
         load(name)
-    before = _pinned()
+    before = pinned()
     _here.pinned = None if name == "auto" else name
     try:
         yield
@@ -94,7 +95,7 @@ def leave_out(name: str, reason: str) -> Iterator[None]:
         _here.left_out = before
 
 
-def choose(op: str, p: _Any, semiring: str = "log", backend: str | None = None) -> Backend:
+def choose(op: str, p: AnyPotentials, semiring: str = "log", backend: str | None = None) -> Backend:
     """The backend that runs ``op``.
 
     Raises:
@@ -111,7 +112,9 @@ def choose(op: str, p: _Any, semiring: str = "log", backend: str | None = None) 
     raise UnsupportedError(f"no backend for {found.call}")
 
 
-def explain_op(op: str, p: _Any, semiring: str = "log", backend: str | None = None) -> Explanation:
+def explain_op(
+    op: str, p: AnyPotentials, semiring: str = "log", backend: str | None = None
+) -> Explanation:
     """The choice of backend for ``op`` with its reasons, without running anything."""
     asked, names = _candidates(backend)
     reasons = {name: _reasons(name, op, p, semiring, asked is not None) for name in names}
@@ -124,11 +127,11 @@ def explain_op(op: str, p: _Any, semiring: str = "log", backend: str | None = No
 
 def _candidates(backend: str | None) -> tuple[str | None, tuple[str, ...]]:
     """The backend asked for, by the call or by a pin, and those to consider in their order."""
-    asked = _pinned() if backend in (None, "auto") else backend
+    asked = pinned() if backend in (None, "auto") else backend
     return asked, available_backends() if asked is None else (asked,)
 
 
-def _reasons(name: str, op: str, p: _Any, semiring: str, asked: bool) -> list[str]:
+def _reasons(name: str, op: str, p: AnyPotentials, semiring: str, asked: bool) -> list[str]:
     if not asked and name in _left_out():
         return [f"left out by {_left_out()[name]}"]
     missing = why_missing(name)

@@ -8,13 +8,13 @@ are ops of the compiled backends; third derivatives are those of the reference's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torch_semimarkov.dispatch.direct import assemble, lean_gradient, unwatched
-from torch_semimarkov.dispatch.registry import CompiledBackend, CompositeBackend, load
+from torch_semimarkov.dispatch.registry import CompiledBackend, compiled, load, reference
 from torch_semimarkov.potentials import TERMS, Potentials
 
 TANGENT_OP = "tangent"
@@ -81,8 +81,8 @@ def _composite_gradient(
     tensors: Tensors, weights: Weights, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The same by autograd through the reference, for further derivatives."""
-    reference, tensors = cast(CompositeBackend, load("reference")), _apart(tensors)
-    value, slope = reference.tangent(*both(tensors), None)
+    tensors = _apart(tensors)
+    value, slope = reference().tangent(*both(tensors), None)
     wanted = [x for x, need in zip(tensors, needed, strict=True) if need]
     found: Any = torch.autograd.grad(
         (value, slope), wanted, tuple(weights), create_graph=True, materialize_grads=True
@@ -94,7 +94,7 @@ def _composite_gradient(
 def run_forward(backend: str, tensors: Tensors, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Log partition, slope, and what the backward needs."""
     if unwatched(tensors):
-        return cast(CompiledBackend, load(backend)).tangent(*both(tensors), keep)
+        return compiled(backend).tangent(*both(tensors), keep)
     from torch_semimarkov.dispatch.tangent_library import tangent_op
 
     return tangent_op(*tensors, backend, keep)  # type: ignore[no-any-return]
@@ -105,8 +105,7 @@ def run_backward(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """What the backward of a tangent gives for the terms and for their direction."""
     if unwatched((*tensors, kept, *weights)):
-        compiled = cast(CompiledBackend, load(backend))
-        grads = compiled.tangent_backward(*both(tensors), kept, weights.value, weights.slope)
+        grads = compiled(backend).tangent_backward(*both(tensors), kept, *weights)
         first, second = ([found.get(name) for name in TERMS] for found in grads)
         return first, second
     from torch_semimarkov.dispatch.tangent_library import tangent_backward_op
@@ -163,7 +162,7 @@ def _second(
 
     The weighted expectations times a direction are the weighted slope in that direction.
     """
-    wide = _wide(assemble(tensors), upstream)
+    wide = _with_direction(assemble(tensors), upstream)
     _, slope, kept = run_forward(backend, wide, True)
     weights = Weights(torch.zeros_like(slope), weight.to(slope.dtype))
     first, _ = run_backward(backend, wide, kept, weights)
@@ -184,8 +183,8 @@ def _composite_second(
     tensors: Tensors, weight: Tensor, upstream: Tensors, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The same by autograd through the reference, for third derivatives."""
-    reference, tensors = cast(CompositeBackend, load("reference")), _apart(tensors)
-    _, slope = reference.tangent(*both(_wide(assemble(tensors), upstream)), None)
+    tensors = _apart(tensors)
+    _, slope = reference().tangent(*both(_with_direction(assemble(tensors), upstream)), None)
     wanted = [x for x, need in zip(tensors, needed, strict=False) if need]
     found: Any = torch.autograd.grad(
         slope, wanted, weight.to(slope.dtype), create_graph=True, materialize_grads=True
@@ -195,7 +194,7 @@ def _composite_second(
     return [*grads, slope.to(weight.dtype)]
 
 
-def _wide(p: Potentials, upstream: Tensors) -> list[Tensor | None]:
+def _with_direction(p: Potentials, upstream: Tensors) -> list[Tensor | None]:
     """Float64 fields, and directions for their terms that are 0 where nothing is possible."""
 
     def shift(x: Tensor, u: Tensor | None) -> Tensor:

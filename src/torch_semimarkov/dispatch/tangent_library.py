@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torch_semimarkov.dispatch.registry import CompiledBackend, load
+from torch_semimarkov.dispatch.registry import compiled
 from torch_semimarkov.dispatch.tangent import Weights, both, tangent_gradient
 from torch_semimarkov.potentials import TERMS
 
 _TENSORS = 2 * len(TERMS) + 1
-
-
-def _compiled(name: str) -> CompiledBackend:
-    return cast(CompiledBackend, load(name))
 
 
 @torch.library.custom_op("torch_semimarkov::tangent", mutates_args=())
@@ -46,14 +42,14 @@ def tangent_op(
         scores_shift, transition_shift, duration_bias_shift, start_shift, end_shift,
         start_scores_shift, end_scores_shift, tail_shift,
     )  # fmt: skip
-    return _compiled(backend).tangent(*both(tensors), keep)
+    return compiled(backend).tangent(*both(tensors), keep)
 
 
 @tangent_op.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *tensors, backend, keep = arguments
     p, _ = both(tensors)
-    shape = _compiled(backend).tangent_kept_shape(p, keep)
+    shape = compiled(backend).tangent_kept_shape(p, keep)
     value, slope, kept = (
         torch.empty(size, dtype=torch.float64, device=p.device) for size in ((p.B,), (p.B,), shape)
     )
@@ -89,7 +85,7 @@ def tangent_backward_op(
         scores_shift, transition_shift, duration_bias_shift, start_shift, end_shift,
         start_scores_shift, end_scores_shift, tail_shift,
     )  # fmt: skip
-    grads = _compiled(backend).tangent_backward(*both(tensors), kept, *weights.unbind())
+    grads = compiled(backend).tangent_backward(*both(tensors), kept, *weights.unbind())
     nothing = scores.new_empty(0)
     return [each[n] if n in each else nothing.clone() for each in grads for n in TERMS]
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torch_semimarkov.errors import ConfigError, NumericsError, ShapeError
-from torch_semimarkov.functional.inputs import wants_validation
-from torch_semimarkov.segments import check_lengths, lengths_problem
+from torch_semimarkov.errors import NumericsError
 
 _SHOWN = 8
 # What the axes of a tensor count, by the last word of its name; any other tensor has an index only.
@@ -123,63 +121,3 @@ def require_partition(partition: Tensor) -> None:
             "transitions or durations"
         )
     require_finite("the log partition", partition, "lower the learning rate or scale the scores")
-
-
-def inside_lengths(
-    lengths: Tensor | None, shape: Sequence[int], device: torch.device, checked: bool
-) -> Tensor:
-    """(B, T) bool. True before each length; everywhere if there are none.
-
-    Args:
-        lengths: (B,) int, on any device, or None.
-        shape: starts with B, T.
-        device: where the mask is made.
-        checked: also look at the values of ``lengths``, which synchronises a GPU.
-
-    Raises:
-        ShapeError: lengths of another shape or dtype, or (``checked``) outside 1..T.
-
-    >>> inside_lengths(torch.tensor([1, 2]), (2, 2), torch.device("cpu"), checked=True)
-    tensor([[ True, False],
-            [ True,  True]])
-    """
-    B, T = shape[:2]
-    if lengths is None:
-        return torch.ones(B, T, dtype=torch.bool, device=device)
-    if checked:
-        check_lengths(lengths, B, T, device)
-    elif problem := lengths_problem(lengths, B, T):
-        raise ShapeError(problem)
-    return torch.arange(T, device=device) < lengths.to(device)[:, None]
-
-
-def features_inside(features: Tensor, lengths: Tensor | None, D: int) -> Tensor:
-    """(B, T, 1) bool, True before each length.
-
-    Raises:
-        ShapeError: features that are not (B, T, D), or lengths that do not fit them.
-    """
-    if features.dim() != 3 or features.shape[2] != D or 0 in features.shape:
-        raise ShapeError(
-            f"features must be (B, T, input_dim) = (B, T, {D}) with B, T >= 1, "
-            f"got {tuple(features.shape)}"
-        )
-    checked = wants_validation(None, features.device)
-    return inside_lengths(lengths, features.shape, features.device, checked)[..., None]
-
-
-def check_settings(
-    sizes: tuple[int, int, int | None], boundary_scores: bool, tail: str | None
-) -> None:
-    """Refuse sizes (num_classes, max_duration, hidden_dim) and choices that a head cannot have.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    for name, value in zip(("num_classes", "max_duration", "hidden_dim"), sizes, strict=True):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    if boundary_scores and sizes[2] is None:
-        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
-    if tail not in (None, "geometric"):
-        raise ConfigError(f'tail must be "geometric" or None, got {tail!r}')

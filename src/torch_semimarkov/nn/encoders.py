@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torch_semimarkov.errors import ConfigError
-from torch_semimarkov.nn.checks import features_inside
+from torch_semimarkov.nn.inside import check_kernel_size, features_inside
 from torch_semimarkov.nn.ssm_encoder import ARSSMEncoder
 from torch_semimarkov.nn.unet import UNetEncoder
 
@@ -41,8 +41,7 @@ class ConvEncoder(nn.Module):
         dilation_cycle: int = 6,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size must be odd and >= 1, got {kernel_size}")
+        check_kernel_size(kernel_size)
         self.input_dim, self.output_dim = input_dim, hidden_dim
         self.enter = nn.Linear(input_dim, hidden_dim)
         self.blocks = nn.ModuleList(

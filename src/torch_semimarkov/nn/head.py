@@ -22,13 +22,8 @@ from torch_semimarkov.functional.masks import (
     label_mask,
     transition_mask,
 )
-from torch_semimarkov.nn.checks import (
-    check_settings,
-    inside_lengths,
-    require_finite,
-    require_partition,
-    watch_gradient,
-)
+from torch_semimarkov.nn.checks import require_finite, require_partition, watch_gradient
+from torch_semimarkov.nn.inside import inside_lengths
 from torch_semimarkov.nn.losses import GRADIENT_REMEDY, LikelihoodLoss
 from torch_semimarkov.nn.queries import PosteriorQueries
 from torch_semimarkov.nn.routes import (
@@ -64,6 +59,8 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             all. :func:`torch_semimarkov.bio_transitions` and others give all three.
         min_duration: shortest duration, one for all labels or one a label; default 1.
         label_max_duration: longest duration of each label, <= max_duration.
+        duration_mean: initial mean duration in positions, >= 1, one for all labels or one a label;
+            default (K + 1) / 2. Only for the duration distributions that have a mean.
         tail: "geometric" lets segments be longer than K: each further position costs a learned
             ``logsigmoid(tail_logit)`` < 0 of its label, at first K of them on average; not the
             labels that ``label_max_duration`` limits below K. Default None: no longer ones.
@@ -103,7 +100,7 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         validate_args: bool | None = None,
     ):
         super().__init__()
-        check_settings((num_classes, max_duration, hidden_dim), boundary_scores, tail)
+        _check_settings((num_classes, max_duration, hidden_dim), boundary_scores, tail)
         if not edge_memory_threshold >= 0:
             raise ConfigError(f"edge_memory_threshold must be >= 0, got {edge_memory_threshold}")
         C, K = num_classes, max_duration
@@ -344,3 +341,20 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
             f"hidden must be {str(weights[0])[6:]} like the head's weights, got "
             f"{str(hidden.dtype)[6:]}; convert one of them, or use torch.autocast"
         )
+
+
+def _check_settings(
+    sizes: tuple[int, int, int | None], boundary_scores: bool, tail: str | None
+) -> None:
+    """Refuse sizes (num_classes, max_duration, hidden_dim) and choices that a head cannot have.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in zip(("num_classes", "max_duration", "hidden_dim"), sizes, strict=True):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    if boundary_scores and sizes[2] is None:
+        raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
+    if tail not in (None, "geometric"):
+        raise ConfigError(f'tail must be "geometric" or None, got {tail!r}')

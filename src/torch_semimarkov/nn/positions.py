@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from torch_semimarkov.errors import SegmentError
 from torch_semimarkov.functional import ViterbiResult
-from torch_semimarkov.nn.checks import inside_lengths, require_finite
+from torch_semimarkov.nn.checks import require_finite
+from torch_semimarkov.nn.inside import inside_lengths
 from torch_semimarkov.segments import Segments
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torch_semimarkov.errors import ConfigError
-from torch_semimarkov.nn.checks import features_inside
+from torch_semimarkov.nn.inside import features_inside
 from torch_semimarkov.ssm import AdaptiveRankSemiseparableLayer, StreamState
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import ConfigError
-from torch_semimarkov.nn.checks import inside_lengths
 from torch_semimarkov.nn.head import SemiMarkovCRFHead
+from torch_semimarkov.nn.inside import inside_lengths
 
 FOCUS_MODES = ("high_uncertainty", "boundary_regions")
 

@@ -7,8 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from torch_semimarkov.errors import ConfigError
-from torch_semimarkov.nn.checks import features_inside
+from torch_semimarkov.nn.inside import check_kernel_size, features_inside
 
 
 class UNetEncoder(nn.Module):
@@ -39,8 +38,7 @@ class UNetEncoder(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size must be odd and >= 1, got {kernel_size}")
+        check_kernel_size(kernel_size)
         self.input_dim, self.output_dim = input_dim, hidden_dim
         sizes = [hidden_dim * (i + 1) for i in range(num_layers)]
         above = [input_dim, *sizes[:-1]]

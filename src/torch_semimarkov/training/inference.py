@@ -131,7 +131,7 @@ def pick_device(name: str) -> torch.device:
     """The device of a name; "auto" takes a GPU if there is one.
 
     Raises:
-        ShapeError: no such device here.
+        ConfigError: no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,7 +139,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ShapeError(f"device {name!r} is not available: {_first_line(error)}") from error
+        raise ConfigError(
+            f"device {name!r} is not available: {_first_line(error)}; use auto or cpu"
+        ) from error
     return device
 
 

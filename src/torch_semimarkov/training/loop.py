@@ -70,6 +70,19 @@ class Progress:
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def summary(self) -> dict[str, Any]:
+        """Losses of the epoch whose weights are kept, and how long it took; ready for JSON."""
+        chosen = self.history[(self.best_epoch or len(self.history)) - 1]
+        return {
+            "train_loss": chosen["train_loss"],
+            "validation_loss": chosen["validation_loss"],
+            "loss_unit": "nats per position",
+            "best_epoch": chosen["epoch"],
+            "epochs": len(self.history),
+            "stopped_early": self.stopped_early,
+            "seconds": round(sum(row["seconds"] for row in self.history), 1),
+        }
+
 
 class Trainer:
     """Adam with decay, clipped gradients, early stopping, and checkpoints.

@@ -54,16 +54,8 @@ class Trained:
 
     def metrics(self) -> dict[str, Any]:
         """Plain data about the run, ready for JSON."""
-        p = self.progress
-        chosen = p.history[(p.best_epoch or len(p.history)) - 1]
         return {
-            "train_loss": chosen["train_loss"],
-            "validation_loss": chosen["validation_loss"],
-            "loss_unit": "nats per position",
-            "best_epoch": chosen["epoch"],
-            "epochs": len(p.history),
-            "stopped_early": p.stopped_early,
-            "seconds": round(sum(row["seconds"] for row in p.history), 1),
+            **self.progress.summary(),
             "duration": self.duration,
             "records": {"train": self.training, "validation": len(self.held_out)},
         }
