@@ -181,7 +181,7 @@ def test_with_a_tail_the_answers_are_those_of_a_very_long_bias():
 # Messages
 
 
-@pytest.mark.parametrize("flags", ["plain", "boundary", "forbidden"])
+@pytest.mark.parametrize("flags", ["plain", "boundary", "forbidden", "tail"])
 @pytest.mark.parametrize("size", [SIZE, LARGER_SIZES[0]], ids=str)
 def test_backends_agree_on_messages(size, flags):
     p = gather(**make_inputs(size, flags=flags))

@@ -1,8 +1,6 @@
 """Questions about the posterior whose answers are no gradient of the log partition.
 
-The probability that (start, end, label) is a segment is that of an end there, times the share that
-this segment has in ``alpha``, the sum over all ways to end there. So one pass for the marginals and
-the messages of one left-to-right scan answer any number of questions.
+One pass for the marginals and the messages of one left-to-right scan answer any number of them.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import SegmentError, ShapeError
+from torch_semimarkov.functional.covering import covered, covering, posterior, probability
 from torch_semimarkov.functional.inputs import gather, result_dtype, wants_validation
 from torch_semimarkov.functional.partial import log_prob_known
 from torch_semimarkov.functional.posterior import marginals
@@ -32,17 +31,6 @@ class MaxMarginals(NamedTuple):
     labels: Tensor
     starts: Tensor
     ends: Tensor
-
-
-class _Posterior(NamedTuple):
-    """What every question needs, in float64; sums are of the scores before each position."""
-
-    p: Potentials
-    alpha: Tensor
-    entering: Tensor
-    ends: Tensor
-    sums: Tensor
-    holes: Tensor
 
 
 def segment_marginals(
@@ -66,6 +54,7 @@ def segment_marginals(
 
     Returns:
         (..., B, N) in the type of the scores (half types: float32), 0 in the padding; no gradient.
+        O(1) a segment, with a tail too; O(C) where that meets (K, C, C) transitions.
 
     Raises:
         ShapeError, UnsupportedError: as :func:`log_partition`.
@@ -80,10 +69,10 @@ def segment_marginals(
     call = (scores, transition, duration_bias, lengths)
     p = gather(*call, validate_args=validate_args, **terms)
     _check_inside(p, segments, wants_validation(validate_args, p.device))
-    q = _posterior(p, backend)
+    q = posterior(p, backend)
     row = torch.arange(p.B, device=p.device)[:, None]
     start, end = segments.starts.clamp(min=0), segments.ends.clamp(min=1)
-    found = _probability(q, row, start, end, segments.labels.clamp(min=0))
+    found = probability(q, row, start, end, segments.labels.clamp(min=0))
     return torch.where(segments.mask, found, 0.0).to(result_dtype(scores))
 
 
@@ -106,7 +95,8 @@ def window_marginals(
             :func:`segment_marginals`.
 
     Returns:
-        (B, M) in the type of the scores (half types: float32); no gradient. O(K^2 C) a window.
+        (B, M) in the type of the scores (half types: float32); no gradient. O(K^2 C) a window;
+        with a tail, and O(T C log T) for all of them.
 
     Raises:
         ShapeError, UnsupportedError: as :func:`log_partition`; or a window outside its sequence.
@@ -119,8 +109,8 @@ def window_marginals(
     p = gather(*call, validate_args=validate_args, **terms)
     checked = wants_validation(validate_args, p.device)
     first, stop = _windows(windows, p, "windows", checked).unbind(-1)
-    covering = _covering(_posterior(p, backend), (first - 1).clamp(min=0), stop)
-    none = torch.where(first > 0, covering.sum((-1, -2)), 0.0)
+    across = covered(posterior(p, backend), (first - 1).clamp(min=0), stop)
+    none = torch.where(first > 0, across, 0.0)
     return (1.0 - none).clamp(0, 1).to(result_dtype(scores))
 
 
@@ -131,6 +121,7 @@ def duration_posterior(
     duration_bias: Tensor,
     lengths: Tensor | None = None,
     *,
+    longest: int | None = None,
     backend: str | None = None,
     validate_args: bool | None = None,
     **terms: Any,
@@ -139,15 +130,19 @@ def duration_posterior(
 
     Args:
         positions: (B, M) int, inside each sequence.
+        longest: rows of the answer, of which the last is then that of so many positions and more.
         scores, transition, duration_bias, lengths, backend, validate_args, **terms: as in
             :func:`segment_marginals`.
 
     Returns:
         (B, M, K, C) in the type of the scores (half types: float32), row d-1 for d positions; sums
-        to 1 over the last two. No gradient. With a tail, rows go on to T. O(K^2 C) a position.
+        to 1 over the last two. No gradient. O(K^2 C) a position: each pair of a start and an end
+        has a probability of its own. With a tail, rows go on to T, which makes that O(T^2 C), and
+        ``longest=n`` makes it O(n^2 C).
 
     Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; or a position outside its sequence.
+        ShapeError, UnsupportedError: as :func:`log_partition`; a position outside its sequence, or
+            ``longest`` below 1.
 
     >>> call = torch.zeros(1, 2, 1), torch.zeros(1, 1), torch.zeros(2, 1)
     >>> duration_posterior(torch.tensor([[1]]), *call).flatten()
@@ -157,11 +152,19 @@ def duration_posterior(
     p = gather(*call, validate_args=validate_args, **terms)
     checked = wants_validation(validate_args, p.device)
     require_tensors(positions=positions)
+    if longest is not None and (not isinstance(longest, int) or longest < 1):
+        raise ShapeError(f"longest must be an integer >= 1, got {longest!r}")
     if positions.dim() != 2:
         raise ShapeError(f"positions must be (B, M), got {tuple(positions.shape)}")
     windows = torch.stack((positions, positions + 1), -1)
     first, stop = _windows(windows, p, "positions", checked).unbind(-1)
-    return _covering(_posterior(p, backend), first, stop).to(result_dtype(scores))
+    q, rows = posterior(p, backend), p.longest
+    if longest is None or longest > rows:
+        return covering(q, first, stop, longest or rows).to(result_dtype(scores))
+    found = covering(q, first, stop, longest - 1)
+    label = q.labels[torch.arange(p.B, device=p.device)[:, None], first]
+    rest = (label - found.sum(-2)).clamp(min=0)[..., None, :]
+    return torch.cat((found, rest), -2).to(result_dtype(scores))
 
 
 def run_marginals(
@@ -274,63 +277,6 @@ def max_marginals(
     )  # fmt: skip
     found = dispatch.max_marginals(p.map_terms(Tensor.detach), backend)
     return MaxMarginals(*(x.to(result_dtype(scores)) for x in found))
-
-
-@torch.no_grad()
-def _posterior(p: Potentials, backend: str | None) -> _Posterior:
-    p = p.map_terms(Tensor.detach).without_tail()
-    alpha, entering = dispatch.messages(p, backend)
-    terms = {**dict(p.terms()), "lengths": p.lengths}
-    ends = marginals(**terms, backend=backend, validate_args=False).ends  # type: ignore[arg-type]
-    wide = alpha.dtype
-    inside = p.inside()[..., None]
-    p = p.map_terms(lambda x: x.to(wide))
-    forbidden = (p.scores == -torch.inf) & inside
-    finite = torch.where(forbidden | ~inside, 0.0, p.scores)
-    sums, holes = (
-        torch.nn.functional.pad(x.cumsum(1), (0, 0, 1, 0)) for x in (finite, forbidden.long())
-    )
-    return _Posterior(p, alpha, entering, ends.to(wide), sums, holes)
-
-
-def _probability(q: _Posterior, row: Tensor, start: Tensor, end: Tensor, label: Tensor) -> Tensor:
-    """Probability of segments inside their sequences; 0 of those longer than K."""
-    p, last = q.p, end - 1
-    d = end - start - 1
-    longest = min(p.K, p.T)
-    fits = (d >= 0) & (d < longest)
-    d = d.clamp(min=0, max=longest - 1)
-    score = q.entering[row, last, d, label] if p.per_duration else q.entering[row, start, label]
-    score = score + p.duration_bias[d, label]
-    score = score + q.sums[row, end, label] - q.sums[row, start, label]
-    fits = fits & (q.holes[row, end, label] == q.holes[row, start, label])
-    if p.start_scores is not None:
-        score = score + p.start_scores[row, start, label]
-    if p.end_scores is not None:
-        score = score + p.end_scores[row, last, label]
-    total = q.alpha[row, last, label]
-    fits = fits & (total > -torch.inf)
-    share = torch.where(fits, score - torch.where(fits, total, 0.0), -torch.inf).exp()
-    return (q.ends[row, last, label] * share).clamp(0, 1)
-
-
-def _covering(q: _Posterior, first: Tensor, stop: Tensor) -> Tensor:
-    """(B, M, K, C). Probability that one segment of d positions covers all of [first, stop)."""
-    p = q.p
-    found = q.alpha.new_zeros((*first.shape, p.K, p.C))
-    row = torch.arange(p.B, device=p.device)[:, None, None, None]
-    label = torch.arange(p.C, device=p.device)
-    duration = torch.arange(1, p.K + 1, device=p.device)[:, None]
-    lengths = p.lengths[:, None, None, None]  # type: ignore[index]
-    first, stop = first[..., None, None], stop[..., None, None]
-    for before in range(min(p.K, p.T)):
-        start = first - before
-        end = start + duration
-        valid = (start >= 0) & (end >= stop) & (end <= lengths)
-        end = end.clamp(min=1).minimum(lengths)
-        here = _probability(q, row, start.clamp(min=0), end, label)
-        found += torch.where(valid, here, 0.0)
-    return found
 
 
 def _windows(windows: Tensor, p: Potentials, name: str, checked: bool) -> Tensor:

@@ -17,14 +17,17 @@ from torch_semimarkov.backends.cpu import (
     live_calls,
     partition,
     per_duration,
+    queries,
     steps,
+    tail_paths,
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
+from torch_semimarkov.backends.cpu.max_marginals import max_marginals
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
-from torch_semimarkov.backends.cpu.paths import kbest, sample
+from torch_semimarkov.backends.cpu.paths import kbest
+from torch_semimarkov.backends.cpu.paths import sample as sample_plain
 from torch_semimarkov.backends.cpu.plan import TILE
-from torch_semimarkov.backends.cpu.queries import messages
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
@@ -52,6 +55,7 @@ __all__ = [
     "kbest",
     "kept_shape",
     "looks_clean",
+    "max_marginals",
     "messages",
     "reasons_against",
     "sample",
@@ -64,8 +68,12 @@ __all__ = [
 NAME = "cpu"
 COMPOSITE = False
 OPS = (
-    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "stream",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "max_marginals", "stream",
     "edge_log_partition",
+)  # fmt: skip
+# Those that take a tail, with (C, C) transitions.
+TAIL_OPS = (
+    "log_partition", "tangent", "viterbi", "sample", "messages", "max_marginals", "stream",
 )  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
@@ -89,6 +97,7 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -109,15 +118,14 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "messages" and getattr(potentials, "per_duration", False):
-        reasons.append("has no messages for (K, C, C) transitions")
+    if op in ("messages", "max_marginals") and getattr(potentials, "per_duration", False):
+        reasons.append(f"has no {op} for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):
         if op == "stream" and potentials.per_duration:
             reasons.append("has no stream with (K, C, C) transitions")
-        known = op in ("log_partition", "viterbi", "stream")
-        with_tail = known and not potentials.per_duration
+        with_tail = op in TAIL_OPS and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
@@ -234,6 +242,18 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+
+
+def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A table (3, num_samples, B, N) and counts (num_samples, B)."""
+    draw = sample_plain if potentials.tail is None else tail_paths.sample
+    return draw(potentials, num_samples, seed)
+
+
+def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
+    home = queries if potentials.tail is None else tail_paths
+    return home.messages(potentials)
 
 
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape

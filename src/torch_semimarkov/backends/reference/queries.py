@@ -15,9 +15,7 @@ from torch_semimarkov.semirings import LogSemiring, MaxSemiring
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
     """The left-to-right messages ``alpha`` and ``entering`` in float64; see ``scan.Messages``."""
     with torch.no_grad():
-        p = prepare(potentials)
-        p = prepare(p.without_tail()) if p.per_duration and p.tail is not None else p
-        found = scan(p, LogSemiring())
+        found = scan(prepare(potentials), LogSemiring())
         return found.alpha, found.entering
 
 
