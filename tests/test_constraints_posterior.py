@@ -207,6 +207,24 @@ def test_backends_agree_on_forced_boundaries_of_longer_sequences():
     assert_close("marginals", FLOAT64, starts[1][0, known], boundaries[0, known].double())
 
 
+def test_forced_and_forbidden_boundaries_leave_most_tiles_of_a_kernel_linear():
+    from torch_semimarkov.backends import cpu
+    from torch_semimarkov.backends.cpu.plan import TILE
+    from torch_semimarkov.functional.inputs import gather
+
+    T = 800
+    inputs = make_inputs(Size((T,), K=30, C=9))
+    boundaries = torch.full((1, T), -1)
+    boundaries[0, 100::100] = 1
+    boundaries[0, 301:380] = 0
+    terms = ts.constrain(**inputs, boundaries=boundaries).terms
+    p = gather(**terms)
+    _, kept = cpu.forward(p, "log", True, None)
+    layout = cpu.layout_of(1, T, 30, 18, None)
+    exact = kept[0, layout.info : layout.info + 3 * (T // TILE)].reshape(-1, 3)[:, 2]
+    assert int(exact.sum()) <= 2 * 7
+
+
 # Bad input
 
 
