@@ -190,7 +190,22 @@ def restrict(terms: dict[str, Any], rules: dict[str, Any]) -> Constrained:
     copies = (boundaries == 1).cumsum(1) % 2
     if not bool((boundaries[:, 1:] == 1).any()):
         return Constrained(terms, C)
+    terms["duration_bias"] = terms["duration_bias"].masked_fill(
+        ~_fitting(boundaries == 1, terms)[:, None], -torch.inf
+    )
     return Constrained(_with_copies(terms, copies), C, copies)
+
+
+def _fitting(forced: Tensor, terms: dict[str, Any]) -> Tensor:
+    """(K,) bool. Durations for which there is room between two forced boundaries of a sequence."""
+    T = forced.shape[1]
+    position = torch.arange(T, device=forced.device)
+    age = position - torch.where(forced, position, 0).cummax(1).values
+    lengths = terms.get("lengths")
+    if lengths is not None:
+        age = torch.where(position < lengths.to(forced.device)[:, None], age, 0)
+    K = terms["duration_bias"].shape[0]
+    return torch.arange(K, device=forced.device) <= age.max()
 
 
 def _with_copies(terms: dict[str, Any], copies: Tensor) -> dict[str, Any]:
