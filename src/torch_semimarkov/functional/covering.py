@@ -8,7 +8,7 @@ to be covered, and those that become so on the way.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -144,7 +144,8 @@ def _covered_by_long(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
     p, K = q.p, q.rows
     row = torch.arange(p.B, device=p.device)[:, None]
     inside = p.inside()[..., None]
-    longer = torch.where(inside, p.scores + p.tail, -torch.inf)
+    tail = cast(Tensor, p.tail)
+    longer = torch.where(inside, p.scores + tail, -torch.inf)
     fresh = _of_length(q)
     open_before = carried(longer, fresh)
     closing = _closing(q, longer)
@@ -158,7 +159,7 @@ def _covered_by_long(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
         found = found + torch.where(valid, score, 0.0)
     at = torch.minimum(first + K - 1, stop - 2)
     valid, at = at >= K - 1, at.clamp(min=0)
-    content = q.sums[row, stop] - q.sums[row, at + 1] + (stop - 1 - at)[..., None] * p.tail
+    content = q.sums[row, stop] - q.sums[row, at + 1] + (stop - 1 - at)[..., None] * tail
     clear = (q.holes[row, stop] == q.holes[row, at + 1]) & valid[..., None]
     score = open_before[row, at] + content + closing[row, stop - 1]
     return found + torch.where(clear, score, -torch.inf).exp().sum(-1)

@@ -262,10 +262,11 @@ def max_marginals(
             :func:`segment_marginals`; (C, C) transitions.
 
     Returns:
-        :class:`MaxMarginals` in the type of the scores (half types: float32); no gradient.
+        :class:`MaxMarginals` in the type of the scores (half types: float32); no gradient. Two
+        sweeps like that of Viterbi, O(T (K C + C^2)), with a tail too.
 
     Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; the reference backend alone has it.
+        ShapeError, UnsupportedError: as :func:`log_partition`; or (K, C, C) transitions.
 
     >>> scores = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
     >>> max_marginals(scores, torch.zeros(2, 2), torch.zeros(1, 2)).labels

@@ -158,8 +158,10 @@ def forward(
         return viterbi(p)[0], torch.from_numpy(kept)
     if p.tail is not None:
         return live_calls.forward(p, keep)
-    layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
-    kept = np.empty((B, layout.size) if keep else (1, 0))
+    interval = checkpoint_interval if keep else None
+    layout = _layout(B, T, longest_of(p), C, interval)
+    # as large as for all K durations: a trace does not know which are forbidden
+    kept = np.empty((B, _layout(B, T, min(p.K, T), C, interval).size) if keep else (1, 0))
     value = np.empty(B)
     items = B + (keep and layout.half < -(-T // TILE))
     calm = np.zeros(items, np.bool_)
@@ -179,7 +181,7 @@ def backward(
     if potentials.tail is not None:
         return live_calls.backward(potentials, kept, weight)
     p, messages = potentials, kept.numpy()
-    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    (B, T, C), K, nothing = p.scores.shape, longest_of(p), _NOTHING[p.scores.dtype]
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
@@ -201,7 +203,7 @@ def _gradients(
     p: Potentials, messages: np.ndarray, weights: np.ndarray, flat: tuple[np.ndarray, ...]
 ) -> np.ndarray:
     """Write the gradients of the terms at positions; returns rows of sums for the others."""
-    (B, T, C), K = p.scores.shape, min(p.K, p.T)
+    (B, T, C), K = p.scores.shape, longest_of(p)
     stretch = int(messages[:, -3].max())
     layout = _layout(B, T, K, C, max(stretch, 0) * TILE or None)
     done, rows = np.zeros(B, np.bool_), []
@@ -223,8 +225,16 @@ def _gradients(
 
 def suits_abreast(p: Potentials, checkpoint_interval: int | None) -> bool:
     """True if sequences side by side are faster than one after the other."""
-    few = min(p.K, p.T) <= MOST_DURATIONS and p.C <= MOST_LABELS
+    few = longest_of(p) <= MOST_DURATIONS and p.C <= MOST_LABELS
     return few and p.B >= FEWEST and checkpoint_interval is None
+
+
+def longest_of(p: Potentials) -> int:
+    """The longest duration that a segment may have: its row of the bias is not all -inf."""
+    bias = p.duration_bias[: p.T].detach().numpy()
+    if bias[-1].max() != -np.inf:
+        return len(bias)
+    return int((bias != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
 
 
 def _groups(B: int) -> int:
@@ -267,7 +277,7 @@ def _run(
     passes: int = 1,
 ) -> None:
     """Run a kernel over sequences or groups, so many or these, divided among the threads."""
-    T, C, K, nothing = p.T, p.C, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    T, C, K, nothing = p.T, p.C, longest_of(p), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
     if (starts is None) != (ends is None):
         starts = torch.zeros_like(p.scores) if starts is None else starts
