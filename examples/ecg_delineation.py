@@ -17,8 +17,8 @@ from ecg_scores import draw, score
 from ecg_variations import training_records
 from ludb import open_ludb, read_leads, split_numbers
 
-from torch_semimarkov import metrics
 from torch_semimarkov.data import atomic_write
+from torch_semimarkov.metrics import format_table
 from torch_semimarkov.training import Predictor, TrainConfig, save_model, train
 
 MODEL = {
@@ -59,7 +59,7 @@ def main():
         rows += score(saved, test, predictions)
         save_model(args.output / head, saved)
         draw(predictions[0], saved.vocabulary, args.output / f"{head}.png")
-    print(metrics.format_table(rows, digits=2))
+    print(format_table(rows, digits=2))
     with atomic_write(args.output / "table.json") as file:
         json.dump(rows, file, indent=1)
 

@@ -1,4 +1,4 @@
-"""Scores of the waves of an ECG, and a picture of one record, for ``ecg_delineation.py``."""
+"""How well P, QRS and T waves are found: a table of their onsets and offsets, and a picture."""
 
 from ludb import WAVES
 

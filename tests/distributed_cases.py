@@ -1,6 +1,5 @@
 """Processes of a gloo group on this machine, for the tests of ``distributed_scan``."""
 
-import contextlib
 import os
 import tempfile
 import time
@@ -72,31 +71,19 @@ def loss_of(y, weights):
     return (y.abs().square() * weights.real).sum()
 
 
-def many_calls(rank, ranks, dtypes, cases):
-    """Each case's results on this rank: one start of the processes serves them all."""
-    return [scan_and_gradients(rank, ranks, dtype, case) for dtype in dtypes for case in cases]
+def many_calls(rank, ranks, calls):
+    """Each call's results on this rank: one start of the processes serves them all."""
+    return [scan_and_gradients(rank, ranks, dtype, options) for dtype, options in calls]
 
 
-def message_of_error(rank, shapes, options):
-    """The error that this rank raises; an empty text if none."""
-    x = torch.zeros(shapes[rank])
-    with contextlib.suppress(KeyError):
-        x = x.to(options[rank].pop("type"))
+def errors_of(rank, calls):
+    """For each call, a dictionary of arguments a rank, the error that this rank raises, or ""."""
+    return [error_of(arguments[rank]) for arguments in calls]
+
+
+def error_of(arguments):
     try:
-        distributed_scan(x, **options[rank])
-    except ValueError as error:
+        distributed_scan(**arguments)
+    except (ShapeError, UnsupportedError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-def messages_of_faults(rank, faults):
-    """The error of this rank for each argument that rank 1 alone gives."""
-    found = []
-    for name, value in faults:
-        arguments = {"x": torch.zeros(3)} | ({name: value} if rank == 1 else {})
-        try:
-            distributed_scan(**arguments)
-            found.append("")
-        except (ShapeError, UnsupportedError) as error:
-            found.append(f"{type(error).__name__}: {error}")
-    return found

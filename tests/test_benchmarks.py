@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import doctest
 
 import command
 import cpu_vs_peers
@@ -48,11 +47,6 @@ def off_by_one_percent(found):
 
 def rows_of(phase, *peers, size=SMALL):
     return measure(Step("bars", size, phase, peers), Truth(draw(size)), FEW)
-
-
-def test_the_examples_hold():
-    result = doctest.testmod(timing)
-    assert result.attempted and not result.failed
 
 
 # Times

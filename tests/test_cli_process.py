@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,8 +77,7 @@ def test_help_loads_no_torch():
 
 
 @pytest.mark.parametrize("command", [[], ["train"]])
-def test_help_is_quick(command):
-    began = time.perf_counter()
-    code, _, errors = finish(start(*command, "--help"))
+def test_help_shows_the_usage_of_what_was_asked_for(command):
+    code, output, errors = finish(start(*command, "--help"))
     assert (code, errors) == (0, "")
-    assert time.perf_counter() - began < 20
+    assert output.startswith(f"Usage: {' '.join(['torch-semimarkov', *command])} [OPTIONS]")

@@ -1,6 +1,7 @@
 """A scan of a sequence that is sharded over processes, against the scan of the whole."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,17 @@ from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.scan import distributed_scan, fused_associative_scan
 
 ROOT = Path(__file__).parents[1]
-CASES = [
+OPTIONS = [
     {"op": op, "reverse": reverse, "exclusive": exclusive}
     for op in ("add", "mul", "max", "min", "logaddexp")
     for reverse in (False, True)
     for exclusive in (False, True)
     if op in ("add", "mul") or not exclusive
 ]
-DTYPES = (torch.float64, torch.float32)
+CALLS = [(dtype, options) for dtype in (torch.float64, torch.float32) for options in OPTIONS]
+# What comes before the whole sequence.
+INITIAL = torch.tensor(2.0, dtype=torch.float64)
+CALLS.append((torch.float64, {"op": "add", "initial": INITIAL, "reverse": True, "exclusive": True}))
 pytestmark = pytest.mark.slow
 
 
@@ -38,47 +42,44 @@ def expected(ranks, dtype, options):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_sharded_scan_and_its_derivatives_are_those_of_the_whole(ranks):
-    found = cases.run_on_ranks(ranks, cases.many_calls, ranks, DTYPES, CASES)
-    calls = [(dtype, case) for dtype in DTYPES for case in CASES]
-    for number, (dtype, case) in enumerate(calls):
+    found = cases.run_on_ranks(ranks, cases.many_calls, ranks, CALLS)
+    for number, (dtype, options) in enumerate(CALLS):
         pieces = zip(*(results[number] for results in found), strict=True)
-        for joined, truth in zip(pieces, expected(ranks, dtype, case), strict=True):
+        for joined, truth in zip(pieces, expected(ranks, dtype, options), strict=True):
             assert_close("scan", dtype, torch.cat(joined, 1), truth)
 
 
 def test_integers_complex_numbers_and_half_types_are_sharded_too():
-    for dtype in (torch.int64, torch.complex64, torch.bfloat16):
-        case = {"op": "add"}
-        found = cases.run_on_ranks(2, cases.many_calls, 2, (dtype,), [case])
+    dtypes = torch.int64, torch.complex64, torch.bfloat16
+    found = cases.run_on_ranks(2, cases.many_calls, 2, [(dtype, {"op": "add"}) for dtype in dtypes])
+    for number, dtype in enumerate(dtypes):
         truth = fused_associative_scan(cases.whole(2, dtype)[0], 1)
-        joined = torch.cat([results[0][0] for results in found], 1)
+        joined = torch.cat([results[number][0] for results in found], 1)
         assert joined.dtype == truth.dtype
         torch.testing.assert_close(joined, truth)
 
 
-def test_an_initial_value_comes_before_the_whole_sequence():
-    case = {"initial": torch.tensor(2.0, dtype=torch.float64), "reverse": True, "exclusive": True}
-    found = cases.run_on_ranks(2, cases.many_calls, 2, (torch.float64,), [case])
-    truth = fused_associative_scan(cases.whole(2)[0], 1, **case)
-    joined = torch.cat([results[0][0] for results in found], 1)
-    assert_close("scan", torch.float64, joined, truth)
-
-
+X = torch.zeros(3)
+SQUARE = torch.zeros(3, 3)
+# What two ranks give at odds with each other.
 BAD = {
-    "sizes": ([(2, 3, 4), (2, 3, 5)], [{"dim": 1}, {"dim": 1}]),
-    "number of dimensions": ([(2, 3), (2, 3, 4)], [{"dim": 1}, {"dim": 1}]),
-    "types": ([(2, 3), (2, 3)], [{"type": torch.float32}, {"type": torch.float64}]),
-    "dimensions": ([(3, 3), (3, 3)], [{"dim": 0}, {"dim": 1}]),
-    "ops": ([(3,), (3,)], [{"op": "add"}, {"op": "mul"}]),
-    "directions": ([(3,), (3,)], [{"reverse": True}, {}]),
-    "a dimension that one rank lacks": ([(3,), (3,)], [{"dim": 0}, {"dim": 1}]),
+    "sizes": ({"x": torch.zeros(2, 3, 4), "dim": 1}, {"x": torch.zeros(2, 3, 5), "dim": 1}),
+    "number of dimensions": ({"x": SQUARE, "dim": 1}, {"x": torch.zeros(3, 3, 4), "dim": 1}),
+    "types": ({"x": X}, {"x": X.double()}),
+    "dimensions": ({"x": SQUARE, "dim": 0}, {"x": SQUARE, "dim": 1}),
+    "ops": ({"x": X, "op": "add"}, {"x": X, "op": "mul"}),
+    "directions": ({"x": X, "reverse": True}, {"x": X}),
+    "a dimension that one rank lacks": ({"x": X, "dim": 0}, {"x": X, "dim": 1}),
 }
 
 
-@pytest.mark.parametrize(("shapes", "options"), BAD.values(), ids=BAD)
-def test_ranks_that_disagree_all_raise_and_none_hangs(shapes, options):
-    messages = cases.run_on_ranks(2, cases.message_of_error, shapes, options)
-    assert all(message.startswith("ShapeError") for message in messages), messages
+def test_ranks_that_disagree_all_raise_and_none_hangs():
+    """One start of the processes for all: they also agree again after every error."""
+    found = cases.run_on_ranks(2, cases.errors_of, [*BAD.values(), ({"x": X}, {"x": X})])
+    for messages in found:
+        for name, message in zip(BAD, messages, strict=False):
+            assert message.startswith("ShapeError"), (name, message)
+        assert messages[-1] == ""
 
 
 FAULTY = {
@@ -93,8 +94,8 @@ FAULTY = {
 
 
 def test_the_fault_of_one_rank_is_an_error_on_all_and_none_hangs():
-    faults = [fault[:2] for fault in FAULTY.values()]
-    other, own = cases.run_on_ranks(2, cases.messages_of_faults, faults)
+    calls = [({"x": X}, {"x": X, name: value}) for name, value, _ in FAULTY.values()]
+    other, own = cases.run_on_ranks(2, cases.errors_of, calls)
     for (_, _, wanted), seen, found in zip(FAULTY.values(), other, own, strict=True):
         assert seen.startswith("ShapeError") and "ranks [1] do not fit" in seen
         assert wanted in found
@@ -114,4 +115,6 @@ def test_the_example_runs_under_torchrun():
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert "2 ranks" in done.stdout and "largest difference" in done.stdout
+    assert done.stdout.startswith("2 ranks, pieces of [500, 500] positions, op=add\n")
+    differences = re.findall(r"(?:scan|gradient) (\d\S+e-\d+)", done.stdout)
+    assert len(differences) == 2 and all(float(each) < 1e-5 for each in differences)

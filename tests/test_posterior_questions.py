@@ -232,7 +232,7 @@ def test_the_decoding_for_positions_has_the_most_expected_right_ones(flags):
 @for_each_size
 def test_the_decoding_for_boundaries_has_the_highest_expected_f1(size, flags):
     inputs = make_inputs(size, flags=flags)
-    if flags in ("boundary", "per-duration"):  # less clear-cut posteriors
+    if flags == "boundary":  # less clear-cut posteriors
         inputs = {k: x * 0.3 if x.is_floating_point() else x for k, x in inputs.items()}
     found = ts.posterior_decode(**inputs, objective="boundary_f1")
     for b in range(size.B):

@@ -1,5 +1,7 @@
 """The established streaming call: log_partition on differences of neighbouring prefix sums."""
 
+import importlib.util
+import runpy
 from dataclasses import replace
 
 import compiled_double
@@ -26,9 +28,10 @@ from oracle import Oracle
 from tolerances import assert_close
 
 from torch_semimarkov import dispatch
+from torch_semimarkov import streaming as module
 from torch_semimarkov.errors import ShapeError, UnsupportedError
 from torch_semimarkov.functional import log_partition
-from torch_semimarkov.streaming import HAS_TRITON, semi_crf_streaming_forward
+from torch_semimarkov.streaming import semi_crf_streaming_forward
 
 NAMES = {"start_scores": "proj_start", "end_scores": "proj_end"}
 for_each_semiring = pytest.mark.parametrize("semiring", ["log", "max"])
@@ -188,8 +191,12 @@ def test_a_backend_asked_for_by_name_beats_use_triton_false(double_as_triton):
     assert calls == ["forward"]
 
 
-def test_has_triton_says_whether_it_is_installed():
-    assert isinstance(HAS_TRITON, bool)
+@pytest.mark.parametrize("installed", [True, False])
+def test_has_triton_says_whether_it_is_installed(monkeypatch, installed):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: {"triton": True}[name] if installed else None
+    )
+    assert runpy.run_path(module.__file__)["HAS_TRITON"] is installed
 
 
 def test_it_compiles_in_one_graph():

@@ -6,6 +6,7 @@ import pytest
 
 from torch_semimarkov.errors import ConfigError, FileFormatError
 from torch_semimarkov.training import TrainConfig, load_config
+from torch_semimarkov.training.config import config_from
 
 
 def write(tmp_path, name, text):
@@ -98,7 +99,5 @@ def test_every_setting_has_a_help_text():
 
 
 def test_settings_survive_json():
-    from torch_semimarkov.training.config import config_from
-
     config = TrainConfig(channels=("a", "b"), max_duration=4)
     assert config_from(config.to_dict()) == config

@@ -8,7 +8,9 @@ import pytest
 import torch
 from training_cases import tiny_config, tiny_records
 
+from torch_semimarkov.data import Record
 from torch_semimarkov.errors import ConfigError, FileFormatError, NumericsError, SegmentError
+from torch_semimarkov.nn import ARSSMEncoder
 from torch_semimarkov.training.checkpoint import read_checkpoint
 from torch_semimarkov.training.examples import batch_order, collate_examples, make_examples
 from torch_semimarkov.training.folder import load_model, save_model
@@ -80,8 +82,6 @@ def test_the_head_has_its_own_learning_rate_and_its_projection_has_not():
 
 
 def test_the_ranks_of_an_ar_ssm_rise_over_the_warm_up(monkeypatch):
-    from torch_semimarkov.nn import ARSSMEncoder
-
     ranks, update = [], ARSSMEncoder.update_rank_schedule
     monkeypatch.setattr(
         ARSSMEncoder, "update_rank_schedule", lambda *call: ranks.append(update(*call))
@@ -243,7 +243,7 @@ def test_nan_in_training_is_an_error_and_leaves_the_last_checkpoint(tmp_path):
     state["model"]["head.transition"][:] = math.nan
     torch.save(state, tmp_path / "checkpoint.pt")
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises((NumericsError, ValueError)):
+    with pytest.raises(NumericsError, match="transition"):
         run(tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
@@ -281,15 +281,11 @@ def test_decoded_neighbours_are_joined_unless_the_data_have_such_neighbours():
     record = tiny_records(1)[0]
     first = record.segments[0]
     assert first.label
-    from torch_semimarkov.data import Record
-
     twice = [(s.start, s.end, "low") for s in record.segments]
     assert not run(epochs=1, records=[Record("x", record.features, twice)] * 4).saved.merge
 
 
 def test_unlabelled_records_are_refused_by_name():
-    from torch_semimarkov.data import Record
-
     records = [*tiny_records(3), Record("bare", tiny_records(1)[0].features)]
     with pytest.raises(SegmentError, match="'bare' is not labelled"):
         run(records=records, validation_fraction=0.0)
