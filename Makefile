@@ -3,13 +3,14 @@
 
 PYTHON ?=
 VENV ?= .venv
+VERSIONS ?= newest
 PYTEST_ARGS ?= -q -n auto --maxprocesses 4
 BIN := $(VENV)/bin
 SETUP := PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup_venv.sh
 CODE := $(wildcard src tests benchmarks examples scripts)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-triton kernels test-gpu bench-gpu lint format setup clean
+.PHONY: help demo test test-triton kernels test-gpu bench-gpu lint format dist check-dist setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +49,15 @@ format:  ## sort the imports and format the code in place
 	@$(SETUP) dev
 	$(BIN)/ruff check --select I --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+dist:  ## build the wheel and the sdist in dist/, and look into them
+	@$(SETUP) dev
+	rm -rf dist
+	$(BIN)/python -m build -q
+	$(BIN)/python scripts/check_release.py dist
+
+check-dist: dist  ## and try the wheel where it is alone (VERSIONS=oldest|newest)
+	$(BIN)/python scripts/check_release.py dist --types --versions $(VERSIONS)
 
 setup:  ## make the environment for development
 	@$(SETUP) dev

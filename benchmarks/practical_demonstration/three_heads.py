@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from run_folders import RunFolders
 
 from torch_semimarkov.errors import (
     ConfigError,
@@ -195,29 +196,39 @@ def strips_figure(
     return figure
 
 
-def command(text: str, config: Path, compare: Callable[[Path, Settings, Path], None],
+def command(text: str, config: Path, compare: Callable[[Path, RunFolders], None],
             kinds: Mapping[str, Any]) -> Callable[[Sequence[str] | None], None]:  # fmt: skip
-    """The command of a recipe: ``--data``, ``--config`` and ``--output``.
+    """The command of a recipe, which exits 1 for a mistake and 130 where it was interrupted.
 
     Args:
         text: what it does.
         config: the settings file that is used if none is given.
-        compare: does it, given data, settings and the output folder, which exists.
+        compare: does it, given data, and the runs with their settings and folders.
         kinds: see :func:`read_settings`.
     """
 
     def main(arguments: Sequence[str] | None = None) -> None:
-        parser = argparse.ArgumentParser(description=text)
+        parser = argparse.ArgumentParser(
+            description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
         parser.add_argument("--config", type=Path, default=config, help="settings, YAML or TOML")
         parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+        parser.add_argument(
+            "--resume", action="store_true", help="keep finished runs, go on with a stopped one"
+        )
+        parser.add_argument(
+            "--overwrite", action="store_true", help="replace the runs in the output folder"
+        )
         asked = parser.parse_args(arguments)
         try:
             settings = read_settings(asked.config, kinds)
-            asked.output.mkdir(parents=True, exist_ok=True)
-            compare(asked.data, settings, asked.output)
+            compare(asked.data, RunFolders(asked.output, settings, asked.resume, asked.overwrite))
         except SemiMarkovError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
+        except KeyboardInterrupt as stop:
+            print(f"{stop or 'stopped'}; --resume goes on", file=sys.stderr)
+            raise SystemExit(130) from None
 
     return main

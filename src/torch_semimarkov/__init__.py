@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from torch_semimarkov.functional import (
         Constrained,
         Grammar,
-        KBestResult,
         Marginals,
         MaxMarginals,
         PosteriorDecoding,
@@ -75,20 +74,15 @@ if TYPE_CHECKING:
         bio_transitions,
         bioes_transitions,
         constrain,
-        cross_entropy,
         duration_posterior,
-        entropy,
         expected_segments,
         explain,
-        kbest,
-        kl_divergence,
         log_partition,
         marginals,
         max_marginals,
         partial_log_prob,
         posterior_decode,
         run_marginals,
-        sample,
         segment_log_prob,
         segment_marginals,
         segment_score,
@@ -96,6 +90,11 @@ if TYPE_CHECKING:
         viterbi,
         window_marginals,
     )
+
+    # In a circle of imports mypy takes three names of the package for modules of that name.
+    from torch_semimarkov.functional.entropy import cross_entropy, entropy, kl_divergence
+    from torch_semimarkov.functional.kbest import KBestResult, kbest
+    from torch_semimarkov.functional.sample import sample
     from torch_semimarkov.nn import SemiMarkovCRFHead, UncertaintySemiMarkovCRFHead
     from torch_semimarkov.potentials import Potentials
     from torch_semimarkov.scan import fused_associative_scan
@@ -154,12 +153,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    globals()[name] = getattr(home, name)
-    return globals()[name]
+if not TYPE_CHECKING:  # a type checker would take any name for one that this function gives
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        globals()[name] = getattr(home, name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class Segments:
     def _map(self, change) -> Segments:
         return Segments(*(change(t) for t in (self.starts, self.ends, self.labels, self.counts)))
 
-    def to_list(self) -> list:
+    def to_list(self) -> list[Any]:
         """Nested lists of :class:`Segment`: one list a sequence, inside the leading dimensions."""
         table = torch.stack((self.starts, self.ends, self.labels), dim=-1).tolist()
         return _nested(table, self.counts.tolist())

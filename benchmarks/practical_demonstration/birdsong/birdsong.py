@@ -2,7 +2,8 @@
 
     python birdsong.py --data path/of/birdsong_bengalese --output runs/birdsong
 
-Needs torch_semimarkov[plots]. Sizes stand in birdsong.yaml.
+Needs torch_semimarkov[plots]. Sizes stand in birdsong.yaml. Ctrl-C stops after the batch in
+progress; the same command with --resume goes on to the same result.
 """
 
 import dataclasses
@@ -13,12 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what the small recipes share
 
+from run_folders import TABLE
 from songs import GAP, Spectrogram, read_songs
 from three_heads import command, head_config, split, strips_figure, table_of
 
 from torch_semimarkov import metrics, plots
 from torch_semimarkov.data import atomic_write
-from torch_semimarkov.training import Predictor, save_model, train
+from torch_semimarkov.training import Predictor, load_model, save_model, train
 
 KINDS = {
     "tolerance_ms": float,
@@ -61,19 +63,30 @@ def scores(true, found, gap, rate, tolerance_ms):
     }
 
 
-def one_run(parts, config, tolerance_ms):
-    """Scores of one head and seed, the model, and its predictions on the test part."""
+def one_run(parts, config, tolerance_ms, folder, resume):
+    """Train one head by one seed, and save its model with its scores on the test part.
+
+    Args:
+        parts: songs by part.
+        config: the settings.
+        tolerance_ms: see :func:`scores`.
+        folder: where the model goes, and the checkpoint.
+        resume: go on from the checkpoint; how long the run took is then unknown.
+    """
     began = time.process_time()
-    trained = train(parts["train"], parts["validation"], config, quiet=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train(parts["train"], parts["validation"], config, folder, resume=resume, quiet=True)
     saved = trained.saved
-    spent = time.process_time() - began
+    spent = None if resume else time.process_time() - began
     predictions = list(Predictor(saved, "cpu")(parts["test"]))
     names = saved.vocabulary
     true = [coded(record.segments, names) for record in parts["test"]]
     found = [coded(p.segments, names) for p in predictions]
     row = scores(true, found, names.encode(GAP), parts["test"][0].sample_rate, tolerance_ms)
     row = {"head": config.head, "seed": config.seed, **row, "cpu_seconds": spent}
-    return {**row, "epochs": trained.metrics()["epochs"]}, saved, predictions
+    row = {**row, "epochs": trained.metrics()["epochs"]}
+    save_model(folder, saved, row)
+    return row
 
 
 def picture(predictions, path):
@@ -94,26 +107,34 @@ def picture(predictions, path):
     plots.save_figure(figure, path)
 
 
-def compare(data, settings, output):
-    """Train every head by every seed; write models, table.json and song.png to a folder."""
+def compare(data, runs):
+    """Train every head by every seed; write models, table.json and song.png.
+
+    Args:
+        data: folder of the songs.
+        runs: the settings, the folders, and which runs are done already.
+    """
+    settings, output = runs.settings, runs.output
     records = {r.name: r for r in read_songs(data, Spectrogram(**settings["spectrogram"]))}
     syllables = sum(label != GAP for r in records.values() for _, _, label in r.segments)
     print(f"{len(records)} songs, {syllables} syllables", flush=True)
+    runs.begin(list(records.values()))
     rows, shown = [], {}
     for seed in settings["seeds"]:
         drawn = split(list(records), settings["validation"], settings["test"], seed)
         parts = {part: [records[name] for name in names] for part, names in drawn.items()}
         for head in settings["heads"]:
-            config = head_config(settings, head, seed)
+            config, folder = head_config(settings, head, seed), runs.folder(head, seed)
             if settings["start_from_argmax"] and head != "argmax":
-                first = str(output / f"argmax-seed{seed}")
-                config = dataclasses.replace(config, start_from=first)
-            row, saved, predictions = one_run(parts, config, settings["tolerance_ms"])
+                config = dataclasses.replace(config, start_from=str(runs.folder("argmax", seed)))
+            row = runs.row(head, seed) or one_run(
+                parts, config, settings["tolerance_ms"], folder, runs.begun(head, seed)
+            )
             rows.append(row)
-            save_model(output / f"{head}-seed{seed}", saved)
-            shown.setdefault(head, predictions[0])
+            if head not in shown:
+                (shown[head],) = Predictor(load_model(folder), "cpu")(parts["test"][:1])
             print(metrics.format_table([row], digits=1), flush=True)
-    with atomic_write(output / "table.json") as file:
+    with atomic_write(output / TABLE) as file:
         json.dump({"settings": settings, "runs": rows}, file, indent=1)
     picture(shown, output / "song.png")
     print(table_of(rows, COLUMNS))

@@ -3,7 +3,8 @@
     python protein.py --data path/of/protein_tm_topology --output runs/protein
 
 Residues without a known label are masked: they allow every label. Needs torch_semimarkov[plots].
-Sizes stand in protein.yaml.
+Sizes stand in protein.yaml. Ctrl-C stops after the batch in progress; the same command with
+--resume goes on to the same result.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what the small recipes share
 
 import torch
+from run_folders import TABLE
 from three_heads import command, head_config, split, strips_figure, table_of
 from topology import HELIX, LABELS, UNKNOWN, judged, known, read_topology
 from topology_model import (
@@ -23,6 +25,9 @@ from topology_model import (
     check_helices,
     count_labels,
     examples_of,
+    load_topology,
+    save_topology,
+    start_from,
 )
 
 from torch_semimarkov import metrics, plots
@@ -68,58 +73,63 @@ def scores(true, found):
     }
 
 
-def one_run(parts, config, first=None):
-    """Scores of one head and seed on the test part, the model and what it found.
+def one_run(parts, config, folder, resume, first=None):
+    """Train one head by one seed, and save its model with its scores on the test part.
 
     Args:
         parts: proteins by part.
         config: the settings.
-        first: a model whose encoder and label scores this one starts from.
+        folder: where the model goes, and the checkpoint.
+        resume: go on from the checkpoint; how long the run took is then unknown.
+        first: folder of a model whose encoder and label scores this one starts from.
     """
     began = time.process_time()
+    folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), cpu_threads(config.threads):
         torch.manual_seed(config.seed)
         model = TopologyModel(parts["train"][0].num_features, config)
         if isinstance(model.head, SemiMarkovCRFHead):
             count_labels(model.head, parts["train"])
         if first is not None:
-            model.encoder.load_state_dict(first.encoder.state_dict())
-            model.head.projection.load_state_dict(first.head.projection.state_dict())
+            start_from(model, load_topology(first))
         examples = [examples_of(parts[part]) for part in ("train", "validation")]
-        progress = Trainer(model, *examples, config, quiet=True).run()
-        spent = time.process_time() - began
-        model.eval()
+        trainer = Trainer(model, *examples, config, folder, quiet=True)
+        if resume:
+            trainer.resume()
+        progress = trainer.run()
+        spent = None if resume else time.process_time() - began
         found = [model.decode(record) for record in parts["test"]]
     row = scores([record.segments for record in parts["test"]], found)
     more = {
         "epochs": len(progress.history), "best_epoch": progress.best_epoch,
         "validation_loss": progress.best_loss, "cpu_seconds": spent,
     }  # fmt: skip
-    return {"head": config.head, "seed": config.seed, **row, **more}, model, found
+    row = {"head": config.head, "seed": config.seed, **row, **more}
+    save_topology(folder, model, config, row)
+    return row
 
 
-def picture(records, runs, path):
+def picture(records, models, path):
     """The test protein with the most known helices: P(helix), and the segments of each head."""
     counts = [sum(label == HELIX for _, _, label in r.segments) for r in records]
-    i = counts.index(max(counts))
-    record = records[i]
+    record = records[counts.index(max(counts))]
 
     def draw(axis):
-        for head, (model, _) in runs.items():
+        for head, model in models.items():
             axis.plot(model.helix_posterior(record).numpy(), label=head, linewidth=1)
         axis.set_ylabel("P(helix)")
         axis.set_xlim(0, record.length)
         axis.legend(loc="lower right", fontsize=8)
 
-    strips = {"known": record.segments, **{head: found[i] for head, (_, found) in runs.items()}}
+    strips = {"known": record.segments, **{h: m.decode(record) for h, m in models.items()}}
     letters = {HELIX: "H", "inside": "in", "outside": "out", "signal": "S", UNKNOWN: UNKNOWN}
     strips = {n: [(s, e, letters[label]) for s, e, label in rows] for n, rows in strips.items()}
     title = f"test protein {record.name}"
     plots.save_figure(strips_figure(draw, strips, "residue", UNKNOWN, title), path)
 
 
-def compare(data, settings, output):
-    """Train every head by every seed; write table.json and protein.png to a folder."""
+def read_proteins(data, settings):
+    """The proteins that are short enough, by name; none may have a helix that is too long."""
     every = read_topology(data / settings["file"])
     records = {r.name: r for r in every if r.length <= settings["longest"]}
     print(f"{len(records)} of {len(every)} proteins have at most {settings['longest']} residues")
@@ -131,20 +141,35 @@ def compare(data, settings, output):
             raise ConfigError("the semi-CRF needs a max_duration of its own under heads")
         if head == "semi-crf":
             check_helices(list(records.values()), config.max_duration)
+    return records
+
+
+def compare(data, runs):
+    """Train every head by every seed; write models, table.json and protein.png.
+
+    Args:
+        data: folder of the data set.
+        runs: the settings, the folders, and which runs are done already.
+    """
+    settings, output = runs.settings, runs.output
+    records = read_proteins(data, settings)
+    runs.begin(list(records.values()))
     rows, shown, judged_first = [], {}, []
     for seed in settings["seeds"]:
         drawn = split(list(records), settings["validation"], settings["test"], seed)
         parts = {part: [records[name] for name in names] for part, names in drawn.items()}
-        first = None
         for head in settings["heads"]:
-            row, model, found = one_run(parts, head_config(settings, head, seed), first)
-            if settings["start_from_argmax"] and head == "argmax":
-                first = model
+            config, folder = head_config(settings, head, seed), runs.folder(head, seed)
+            later = settings["start_from_argmax"] and head != "argmax"
+            first = runs.folder("argmax", seed) if later else None
+            row = runs.row(head, seed) or one_run(
+                parts, config, folder, runs.begun(head, seed), first
+            )
             rows.append(row)
             if head not in shown:
-                shown[head], judged_first = (model, found), parts["test"]
+                shown[head], judged_first = load_topology(folder), parts["test"]
             print(metrics.format_table([row], digits=1), flush=True)
-    with atomic_write(output / "table.json") as file:
+    with atomic_write(output / TABLE) as file:
         json.dump({"settings": settings, "labels": LABELS, "runs": rows}, file, indent=1)
     picture(judged_first, shown, output / "protein.png")
     print(table_of(rows, COLUMNS))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from torch_semimarkov.nn.encoders import create_encoder
 from torch_semimarkov.nn.positions import PositionHead
 from torch_semimarkov.segments import Segments
 from torch_semimarkov.training import TrainConfig
+from torch_semimarkov.training.config import config_from
 from torch_semimarkov.training.examples import Example, make_examples
+from torch_semimarkov.training.folder import read_folder, write_folder
 from torch_semimarkov.training.statistics import start_from_counts
 
 # Unknown comes last, so that the labels of the model are the numbers before it.
 VOCABULARY = LabelVocabulary((*LABELS, UNKNOWN))
 C = len(LABELS)
+FORMAT = "topology model"
 
 
 class TopologyModel(nn.Module):
@@ -37,6 +41,7 @@ class TopologyModel(nn.Module):
 
     def __init__(self, num_features: int, config: TrainConfig):
         super().__init__()
+        self.num_features = num_features
         options: dict[str, Any] = {"num_layers": config.num_layers, "dropout": config.dropout}
         if config.encoder != "bilstm":
             options["kernel_size"] = config.kernel_size
@@ -112,3 +117,31 @@ def count_labels(head: SemiMarkovCRFHead, records: Sequence[Record]) -> None:
                 pieces.append(Example(record.name, torch.empty(0, 1), torch.tensor(run)))
                 run = []
     start_from_counts(head, pieces)
+
+
+def start_from(model: TopologyModel, first: TopologyModel) -> None:
+    """Take the encoder and the label scores of another model."""
+    model.encoder.load_state_dict(first.encoder.state_dict())
+    model.head.projection.load_state_dict(first.head.projection.state_dict())
+
+
+def save_topology(
+    folder: Path, model: TopologyModel, config: TrainConfig, metrics: Mapping[str, Any]
+) -> None:
+    """Write a model folder; it counts as one only once it is whole."""
+    described = {"num_features": model.num_features, "training": config.to_dict()}
+    write_folder(folder, model.state_dict(), FORMAT, described, metrics)
+
+
+def load_topology(folder: Path) -> TopologyModel:
+    """Read a folder of :func:`save_topology`.
+
+    Raises:
+        FileFormatError: a missing or damaged file.
+    """
+
+    def build(config: Mapping[str, Any]) -> TopologyModel:
+        return TopologyModel(config["num_features"], config_from(config["training"]))
+
+    model: TopologyModel = read_folder(folder, FORMAT, build, lambda made: made)
+    return model

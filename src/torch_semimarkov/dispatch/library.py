@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def log_partition_backward_op(
     kept: Tensor,
     weight: Tensor,
     backend: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006 - torch 2.6 reads no list[Tensor] as a result
     """Gradients of ``(weight * log_partition).sum()``, one a term; empty if it is absent."""
     shared = (transition, duration_bias, start, end)
     tensors = (scores, *shared, start_scores, end_scores, tail, lengths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ def tangent_backward_op(
     kept: Tensor,
     weights: Tensor,
     backend: str,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006 - torch 2.6 reads no list[Tensor] as a result
     """Gradients of the sum of value and slope, weighed by (2, B); terms, then shifts, or empty."""
     tensors = (
         scores, transition, duration_bias, start, end, start_scores, end_scores, tail, lengths,

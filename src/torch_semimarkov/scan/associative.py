@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -10,6 +10,54 @@ from torch import Tensor
 from torch_semimarkov.dispatch import Explanation, scan_ops, scan_run, scans
 from torch_semimarkov.scan import inputs as arguments
 from torch_semimarkov.segments import require_tensors
+
+
+@overload
+def fused_associative_scan(
+    x: Tensor,
+    dim: int = ...,
+    reverse: bool = ...,
+    *,
+    op: str = ...,
+    exclusive: bool = ...,
+    initial: Tensor | None = ...,
+    return_final: Literal[False] = ...,
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def fused_associative_scan(
+    x: Tensor,
+    dim: int = ...,
+    reverse: bool = ...,
+    *,
+    op: str = ...,
+    exclusive: bool = ...,
+    initial: Tensor | None = ...,
+    return_final: Literal[True],
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def fused_associative_scan(
+    x: Tensor,
+    dim: int = ...,
+    reverse: bool | str = ...,
+    *,
+    op: str = ...,
+    exclusive: bool = ...,
+    initial: Tensor | None = ...,
+    return_final: bool = ...,
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> Any: ...
 
 
 def fused_associative_scan(

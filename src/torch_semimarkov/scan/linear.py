@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -12,6 +12,51 @@ from torch_semimarkov.errors import ShapeError, UnsupportedError, raise_all
 from torch_semimarkov.scan import inputs as arguments
 from torch_semimarkov.scan.associative import _each_way
 from torch_semimarkov.segments import require_tensors
+
+
+@overload
+def linear_scan(
+    gates: Tensor,
+    inputs: Tensor,
+    dim: int = ...,
+    reverse: bool = ...,
+    initial: Tensor | None = ...,
+    *,
+    return_final: Literal[False] = ...,
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def linear_scan(
+    gates: Tensor,
+    inputs: Tensor,
+    dim: int = ...,
+    reverse: bool = ...,
+    initial: Tensor | None = ...,
+    *,
+    return_final: Literal[True],
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_scan(
+    gates: Tensor,
+    inputs: Tensor,
+    dim: int = ...,
+    reverse: bool | str = ...,
+    initial: Tensor | None = ...,
+    *,
+    return_final: bool = ...,
+    lengths: Tensor | None = ...,
+    dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> Any: ...
 
 
 def linear_scan(
