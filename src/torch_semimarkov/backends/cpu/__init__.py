@@ -22,7 +22,8 @@ from torch_semimarkov.backends.cpu import (
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
-from torch_semimarkov.backends.cpu.paths import kbest, sample
+from torch_semimarkov.backends.cpu.paths import kbest as several
+from torch_semimarkov.backends.cpu.paths import sample
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.queries import messages
 from torch_semimarkov.backends.cpu.steps import Stepper
@@ -234,6 +235,15 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+
+
+def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B)."""
+    if k > 1:
+        return several(potentials, k)
+    score, table, count = viterbi(potentials)
+    width = max(1, *count.tolist())
+    return score[None], table[:, None, :, :width], count[None]
 
 
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
