@@ -157,6 +157,22 @@ def test_the_first_is_viterbis_to_the_bit(flags, k):
     assert result.segments[0] == best.segments
 
 
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        ("forbidden", Size((130, 129), K=33, C=5, padding=7)),
+        ("forbidden", Size((300, 211), K=20, C=3)),
+        ("per-duration", Size((64,), K=9, C=1)),
+    ],
+)
+def test_rounding_breaks_no_tie_between_neighbours_with_swapped_durations(flags, size):
+    inputs = make_inputs(size, flags=flags)
+    inputs["transition"] -= 4  # longer segments, of which more are next to one of their label
+    best = viterbi(**inputs, backend="cpu")
+    for k in (1, 3):
+        assert quiet(inputs, k, "cpu").segments[0] == best.segments
+
+
 @for_each_backend
 @for_each_possible
 def test_padding_never_reaches_them(backend, flags):

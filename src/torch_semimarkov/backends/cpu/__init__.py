@@ -25,7 +25,7 @@ from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_L
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
-from torch_semimarkov.backends.cpu.paths import kbest
+from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
@@ -264,6 +264,15 @@ def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
     """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
     home = queries if potentials.tail is None else tail_paths
     return home.messages(potentials)
+
+
+def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B)."""
+    if k > 1:
+        return several(potentials, k)
+    score, table, count = viterbi(potentials)
+    width = max(1, *count.tolist())
+    return score[None], table[:, None, :, :width], count[None]
 
 
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape

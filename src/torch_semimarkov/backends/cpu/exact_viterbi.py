@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part
+from torch_semimarkov.backends.cpu.compile import part, small
+from torch_semimarkov.backends.cpu.elementary import larger
 from torch_semimarkov.backends.cpu.exact import open_segment
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, S
@@ -20,14 +21,31 @@ from torch_semimarkov.backends.cpu.vector import (
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
+@small
+def slack(value):
+    """What rounding may do to numbers of this size: less does not break a tie."""
+    return 2e-15 * (1.0 + value)
+
+
+@small
+def near_to(top):
+    """What rounding alone may keep from the largest, lane by lane."""
+    size = larger(top, spread(0.0) - top)
+    return top - spread(2e-15) * (spread(1.0) + size)
+
+
 @part
 def best_of_sources(P, v, work, plan):
     """Block v of the best P[source] + transition[source, :], and the lowest such source."""
+    table = plan.move + v * plan.C * LANES
     top, chosen = spread(-np.inf), spread(0.0)
     for c in range(plan.labels):
-        value = spread_from(work, P + c) + load(work, plan.move + (v * plan.C + c) * LANES)
-        better = beats(value, top)
-        top, chosen = where(better, value, top), where(better, spread(float(c)), chosen)
+        value = spread_from(work, P + c) + load(work, table + c * LANES)
+        top = where(beats(value, top), value, top)
+    near = near_to(top)
+    for c in range(plan.labels - 1, -1, -1):
+        worse = beats(near, spread_from(work, P + c) + load(work, table + c * LANES))
+        chosen = where(worse, chosen, spread(float(c)))
     return top, chosen
 
 
@@ -38,8 +56,11 @@ def best_of_open(newest, alive, v, work, plan):
     top, chosen = spread(-np.inf), spread(1.0)
     for d in range(1, alive + 1):
         value = load(work, newest - (d - 1) * LANES) + load(work, bias + d * LANES)
-        better = beats(value, top)
-        top, chosen = where(better, value, top), where(better, spread(float(d)), chosen)
+        top = where(beats(value, top), value, top)
+    near = near_to(top)
+    for d in range(alive, 0, -1):
+        value = load(work, newest - (d - 1) * LANES) + load(work, bias + d * LANES)
+        chosen = where(beats(near, value), chosen, spread(float(d)))
     return top, chosen
 
 

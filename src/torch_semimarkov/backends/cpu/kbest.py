@@ -1,207 +1,235 @@
-"""The k best segmentations from kept messages: edges of a node, and lists of ways to it."""
+"""The k best segmentations from kept messages, as pieces of the best path and of ways beside it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
-from torch_semimarkov.backends.cpu.exact_viterbi import best_last
+from torch_semimarkov.backends.cpu.kbest_edges import (
+    BITS,
+    START,
+    has_pairs,
+    is_entry,
+    label_of,
+    weighed,
+)
 from torch_semimarkov.backends.cpu.kbest_lists import (
+    FIRST,
+    LISTS,
+    NONE,
+    SEGMENTS,
+    UNKNOWN,
     M,
     answer,
+    empty_store,
     grown,
-    insert,
+    last_edge,
     open_list,
-    turn_round,
+    roomy,
     whom_to_ask,
 )
+from torch_semimarkov.backends.cpu.kbest_path import (
+    best_path,
+    has_choice,
+    place_of,
+    remember,
+    segment_at,
+    stops_of,
+    walk_on,
+)
+from torch_semimarkov.backends.cpu.plan import make_plan
 from torch_semimarkov.backends.cpu.vector_types import LANES
-from torch_semimarkov.backends.cpu.viterbi import slack
 
 
 @part
-def list_last(first, room, L, work, plan, reals, wholes):
-    """The edges into the end of the sequence; returns their number."""
-    P, labels = (plan.size + L * plan.C) + (L - 1) * plan.C, plan.labels
-    _, top = best_last(P, work, plan)
-    count = 0
-    for c in range(labels):
-        value = work[P + c] + work[plan.last + c]
-        if value > -np.inf:
-            pred = 1 + (L - 1) * labels + c
-            count = insert(top - value, pred, first, count, room, reals, wholes)
-    return count
+def open_along(graph, choices, bound, room, used):
+    """Lists of the nodes of the best path that have a choice, from the end on; returns the store.
 
-
-@part
-def list_sources(node, first, room, L, work, plan, reals, wholes):
-    """The edges into a label that is entered; returns their number."""
-    labels = plan.labels
-    s, c = divmod(node - 1 - L * labels, labels)
-    P = (plan.size + L * plan.C) + (s - 1) * plan.C
-    column = plan.move + c // LANES * plan.C * LANES + c % LANES
-    top, count = -np.inf, 0
-    for source in range(labels):
-        top = max(top, work[P + source] + work[column + source * LANES])
-    near = top - slack(abs(top))
-    for source in range(labels):
-        value = work[P + source] + work[column + source * LANES]
-        if value > -np.inf:
-            loss = 0.0 if value >= near else top - value
-            pred = 1 + (s - 1) * labels + source
-            count = insert(loss, pred, first, count, room, reals, wholes)
-    return count
-
-
-@part
-def list_durations(node, first, room, L, allowed, work, plan, reals, wholes):
-    """The edges into the end of a segment, one a duration; returns their number."""
-    labels, count, top = plan.labels, 0, -np.inf
-    last, c = divmod(node - 1, labels)
-    stop = last + 1
-    bias = plan.bias + c // LANES * plan.depth * LANES + c % LANES
-    column = plan.size + c // LANES * L * LANES + c % LANES
-    longest = min(plan.K, stop - (allowed[last * labels + c] if len(allowed) else 0))
-    for d in range(1, longest + 1):
-        top = max(top, work[column + (stop - d) * LANES] + work[bias + d * LANES])
-    near = top - slack(abs(top) + abs(work[(plan.size + L * plan.C) + last * plan.C + c]))
-    for d in range(1, longest + 1):
-        value = work[column + (stop - d) * LANES] + work[bias + d * LANES]
-        if value > -np.inf:
-            loss = 0.0 if value >= near else top - value
-            pred = 1 + (L + stop - d) * labels + c if d < stop else 0
-            count = insert(loss, pred, first, count, room, reals, wholes)
-    return count
-
-
-@part
-def list_last_of_any(first, room, L, tables, plan, reals, wholes):
-    """:func:`list_last` for (K, C, C) transitions."""
-    _, _, closes, values, _, _, _, _, end = tables
-    labels, count, top = plan.labels, 0, -np.inf
-    for step in range(2):
-        for c in range(labels):
-            at = (L - 1) * labels + c
-            value = values[at] + (closes[at] if len(closes) else 0.0) + end[c]
-            if step == 0:
-                top = max(top, value)
-            elif value > -np.inf:
-                count = insert(top - value, 1 + at, first, count, room, reals, wholes)
-    return count
-
-
-@part
-def list_pairs(node, first, room, tables, plan, reals, wholes):
-    """The edges into the end of a segment, one a duration and source; returns their number.
-
-    ``values`` lack the end score of their position and are relative to the normaliser.
+    Args:
+        graph: as for :func:`weigh`.
+        choices: (2, n) nodes and steps, among which are those.
+        bound: the most that an edge may lose.
+        room: edges that a list keeps at most.
+        used: four zeros, which count from now on.
     """
-    scores, opens, closes, values, steps, transition, bias, start, _ = tables
-    labels, C, count, top = plan.labels, plan.C, 0, -np.inf
-    S = (labels + 3) // 4 * 4
-    last, c = divmod(node - 1, labels)
-    near = -np.inf
-    for step in range(2):
-        content = 0.0
-        for d in range(min(plan.K, last + 1)):
-            begin = last - d
-            here = begin * labels + c
-            content += scores[here] - (steps[begin - 1] if begin > 0 else 0.0)
-            if content == -np.inf:
-                break
-            base = content + bias[d * C + c] + (opens[here] if len(opens) else 0.0)
-            for source in range(labels if begin > 0 else 1):
-                at = (begin - 1) * labels + source
-                value = base + start[c]
-                if begin > 0:
-                    value = base + transition[(d * S + source) * C + c] + values[at]
-                    value += closes[at] if len(closes) else 0.0
-                if step == 0:
-                    top = max(top, value)
-                elif value > -np.inf:
-                    loss = 0.0 if value >= near else top - value
-                    pred = 1 + at if begin > 0 else 0
-                    count = insert(loss, pred, first, count, room, reals, wholes)
-        near = top - slack(abs(top))
-    return count
+    store = empty_store()
+    for i in range(choices.shape[1]):
+        node, step = choices[0, i], choices[1, i]
+        count, top, near = weighed(node, graph)
+        if has_choice(count, bound, top, near, graph[4]):
+            store = open_list(node, step, count, top, near, bound, room, graph, store, used)
+    lists, wholes, _, _, _ = store
+    for i in range(used[LISTS]):
+        edge = lists[M.EDGES, i]
+        wholes[M.BELOW, edge] = i + 1 if i + 1 < used[LISTS] else NONE
+        wholes[M.JOIN, edge] = lists[M.STEP, i]
+        wholes[M.FROM, edge] = wholes[M.TO, edge] = 0
+    return store
 
 
 @part
-def list_edges(node, first, room, L, allowed, tables, plan, reals, wholes):
-    """The best edges into a node, in order of what they lose; returns their number."""
-    if len(tables[3]):  # the values that (K, C, C) transitions keep
-        if node == 0:
-            return list_last_of_any(first, room, L, tables, plan, reals, wholes)
-        return list_pairs(node, first, room, tables, plan, reals, wholes)
-    work = tables[0]
-    if node == 0:
-        return list_last(first, room, L, work, plan, reals, wholes)
-    if node > L * plan.labels:
-        return list_sources(node, first, room, L, work, plan, reals, wholes)
-    return list_durations(node, first, room, L, allowed, work, plan, reals, wholes)
+def list_at(step, lists, count):
+    """The list along the best path, of ``count``, that a walk from a step comes to, or NONE."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if lists[M.STEP, middle] < step:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < count else NONE
+
+
+@part
+def find_way(edge, here, along, bound, room, graph, path, store, used):
+    """Walk from an edge of a list to the list below, or to the start; returns path and store.
+
+    Args:
+        edge, here: the edge and the list.
+        along: how many lists there are along the best path.
+        bound: the most that an edge may lose; below 0 no list is opened.
+        room: edges that a new list keeps at most.
+        graph, path: as for :func:`walk_on`.
+        store, used: the tables, and how many columns of each are used.
+    """
+    (segments, stops, known), wholes, node = path, store[1], store[0][M.NODE, here]
+    first, before = used[SEGMENTS], wholes[M.PRED, edge]
+    filled = first
+    if not is_entry(node):
+        segments, filled = grown(segments, first + 1), first + 1
+        segments[0, first], segments[1, first] = before >> BITS, label_of(node)
+    path = segments, stops, known
+    at, step, segments, filled = walk_on(before, bound, graph, path, filled)
+    used[SEGMENTS], below = filled, NONE
+    if step >= 0:
+        below = list_at(step, store[0], along)
+    elif at != START and known[0, place_of(at, known)] == at:
+        below = known[1, place_of(at, known)]
+    elif at != START:
+        below = used[LISTS]
+        known = remember(at, below, known)
+        count, top, near = weighed(at, graph)
+        store = open_list(at, -1, count, top, near, bound, room, graph, store, used)
+    wholes = store[1]
+    wholes[M.BELOW, edge], wholes[M.JOIN, edge] = below, step
+    wholes[M.FROM, edge], wholes[M.TO, edge] = first, filled
+    return (segments, stops, known), store
+
+
+@part
+def add_piece(begin, stop, first, pieces, filled):
+    """Put a range of segments to those from ``first`` on; returns pieces and their number."""
+    if begin == stop:
+        return pieces, filled
+    if filled > first and pieces[1, filled - 1] == begin:
+        pieces[1, filled - 1] = stop
+        return pieces, filled
+    pieces = grown(pieces, filled + 1)
+    pieces[0, filled], pieces[1, filled] = begin, stop
+    return pieces, filled + 1
+
+
+@part
+def add_pieces(entry, count, along, graph, path, store, used, pieces, filled):
+    """Put the pieces of a segmentation to those of others; returns path, pieces and their number.
+
+    Args:
+        entry: its entry in the first list.
+        count: segments of the best path.
+        along, graph, path, store, used: as for :func:`find_way`.
+        pieces: (2, n) ranges of segments.
+        filled: how many there are.
+    """
+    (lists, wholes, _, ways, _), pairs, first, here = store, has_pairs(graph), filled, 0
+    pieces, filled = add_piece(0, segment_at(lists[M.STEP, 0], pairs), first, pieces, filled)
+    while entry != NONE:
+        edge, before = ways[M.CHOSEN, entry], ways[M.BEFORE, entry]
+        if wholes[M.BELOW, edge] == UNKNOWN:  # and nobody asks for another way by it
+            path, _ = find_way(edge, here, along, -1.0, 0, graph, path, store, used)
+        here, step = wholes[M.BELOW, edge], wholes[M.JOIN, edge]
+        begin, stop = wholes[M.FROM, edge], wholes[M.TO, edge]
+        pieces, filled = add_piece(begin, stop, first, pieces, filled)
+        if step >= 0:
+            stop = segment_at(lists[M.STEP, here], pairs) if here != NONE else count
+            pieces, filled = add_piece(segment_at(step, pairs), stop, first, pieces, filled)
+        entry = NONE
+        if here != NONE:
+            entry = lists[M.HEAD, here] if before == FIRST else before
+    return path, pieces, filled
 
 
 @compiled
-def follow(L, allowed, tables, plan, best, scores, counts):
-    """The k best segmentations of a sequence, one after the other, as columns of one table.
+def search(L, sizes, allowed, tables, best, scores):
+    """The k best segmentations of a sequence, at least two, as pieces of a list of segments.
 
     Args:
         L: its positions.
+        sizes: K, C, labels, and 1 if there are boundary scores.
         allowed: as :func:`kept_sweep` gives it.
         tables: (C, C) transitions: its work array, and empty arrays. (K, C, C): scores, start and
             end scores, the values and steps that viterbi keeps, transition, bias, start, end.
-        plan: that of the work array; for (K, C, C) transitions only the sizes count.
         best: the best score, a number.
-        scores, counts: (k,), full of -inf and 0; filled as far as there are segmentations.
+        scores: (k,), full of -inf; filled as far as there are segmentations.
 
     Returns:
-        (3, n) starts, ends and labels of the segments of the first one, then of the second.
+        (2, n) starts and labels of segments; (2, m) ranges of them, from the end of the sequence
+        to its start; (2, k) for each segmentation how many ranges and how many segments it has.
     """
-    k, labels, per_duration = len(scores), plan.labels, len(tables[3]) > 0
-    slots = np.full(1 + (1 if per_duration else 2) * L * labels, -1, np.int32)
-    nodes, reals = np.empty((5, 16), np.int64), np.empty((3, 64))
-    wholes = np.empty((4, 64), np.int64)
-    chain, used, columns, reached = np.empty(2 * L + 1, np.int64), 0, 0, 0
-    while reached < k:
-        node, depth = 0, 0
-        while node >= 0:
-            if slots[node] < 0:
-                # what the paths still to come can ask for, and the best
-                room = min(k, k - reached + 1)
-                nodes, reals = grown(nodes, used + 1), grown(reals, columns + room + 1)
-                wholes = grown(wholes, columns + room + 1)
-                count = list_edges(node, columns, room, L, allowed, tables, plan, reals, wholes)
-                open_list(used, columns, count, room, nodes, reals, wholes)
-                slots[node], used, columns = used, used + 1, columns + room
-                if reached == 0:
-                    break
-            chain[depth], depth = slots[node], depth + 1
-            node = whom_to_ask(slots[node], slots, nodes, reals, wholes)
-        answer(chain, depth, nodes, reals, wholes)
-        if nodes[M.GOT, 0] == reached:
+    plan = make_plan(sizes[0], sizes[1], sizes[2], sizes[3], (-tables[0].ctypes.data % 64) // 8)
+    K, k, used = plan.K * (plan.labels if len(tables[3]) else 1), len(scores), np.zeros(4, np.int64)
+    graph = L, allowed, tables, plan, np.empty(max(K, plan.labels) + LANES)
+    segments = np.empty((2, L), np.int32)
+    count, choices, chosen, bound = best_path(graph, np.empty(k - 1), segments)
+    store = open_along(graph, choices[:, :chosen], bound, k, used)
+    path = segments, stops_of(L, segments, count), np.zeros((2, 64), np.int64)
+    along, used[SEGMENTS], chain = used[LISTS], count, np.empty((1, 64), np.int64)
+    scores[0], reached = best, 1
+    while reached < k and along > 0:
+        here, depth = 0, 0
+        while here != NONE:
+            chain = grown(chain, depth + 1)
+            chain[0, depth], depth = here, depth + 1
+            edge = last_edge(here, store)
+            if store[1][M.BELOW, edge] == UNKNOWN:
+                room = k - reached + 1
+                path, store = find_way(edge, here, along, bound, room, graph, path, store, used)
+            here = whom_to_ask(edge, store)
+        store = roomy(store, used, 0, depth)
+        answer(chain, depth, store, used)
+        if store[0][M.DONE, 0] == 1:
             break
-        scores[reached] = best - reals[M.DEFICIT, nodes[M.FIRST, 0] + reached]
+        scores[reached] = best - store[4][M.DEFICIT, store[0][M.LAST, 0]]
         reached += 1
-    found, filled = np.empty((3, 64), np.int64), 0
+    pieces, filled, spans = np.empty((2, 64), np.int64), 0, np.zeros((2, k), np.int64)
+    entry = store[0][M.HEAD, 0]
     for i in range(reached):
-        node, place, begins = 0, i, filled
-        while True:
-            if slots[node] >= 0:
-                entry = nodes[M.FIRST, slots[node]] + place
-                edge, place = wholes[M.CHOSEN, entry], wholes[M.PLACE, entry]
-            else:
-                edge, place = columns, 0
-                list_edges(node, columns, 1, L, allowed, tables, plan, reals, wholes)
-            pred = wholes[M.PRED, edge]
-            if 0 < node <= L * labels:
-                found = grown(found, filled + 1)
-                start = (pred - 1) // labels + (1 if per_duration else -L)
-                found[0, filled] = start if pred > 0 else 0
-                found[1, filled], found[2, filled] = (node - 1) // labels + 1, (node - 1) % labels
-                filled += 1
-            if pred == 0:
-                break
-            node = pred
-        counts[i] = filled - begins
-        turn_round(found, begins, filled)
-    return found[:, :filled].copy()
+        first = filled
+        if along > 0:
+            path, pieces, filled = add_pieces(
+                entry, count, along, graph, path, store, used, pieces, filled
+            )
+            entry = store[3][M.NEXT, entry]
+        else:
+            pieces, filled = add_piece(0, count, first, pieces, filled)
+        spans[0, i] = filled - first
+        for j in range(first, filled):
+            spans[1, i] += pieces[1, j] - pieces[0, j]
+    return path[0], pieces, spans
+
+
+@compiled
+def write_paths(segments, pieces, spans, L, table):
+    """Write segmentations from their pieces into a table (3, k, N), and -1 after them."""
+    piece = 0
+    for i in range(table.shape[1]):
+        to, stop = spans[1, i], L
+        for j in range(to, table.shape[2]):
+            table[0, i, j] = table[1, i, j] = table[2, i, j] = -1
+        for _ in range(spans[0, i]):
+            for at in range(pieces[0, piece], pieces[1, piece]):
+                to -= 1
+                table[0, i, to] = segments[0, at]
+                table[1, i, to] = stop
+                table[2, i, to] = segments[1, at]
+                stop = segments[0, at]
+            piece += 1

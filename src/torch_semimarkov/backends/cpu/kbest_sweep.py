@@ -12,12 +12,9 @@ from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.exact import open_segment
 from torch_semimarkov.backends.cpu.exact_viterbi import best_last, best_of_open, best_of_sources
 from torch_semimarkov.backends.cpu.messages import tiles_of
-from torch_semimarkov.backends.cpu.plan import TILE, S, fill_tables, make_work
+from torch_semimarkov.backends.cpu.plan import TILE, S, fill_tables, make_plan, make_work
 from torch_semimarkov.backends.cpu.tile import load_tile
-from torch_semimarkov.backends.cpu.vector import (
-    load,
-    store,
-)
+from torch_semimarkov.backends.cpu.vector import load, store
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.backends.cpu.viterbi import sweep, use_logs
 
@@ -69,20 +66,31 @@ def sweep_exactly(terms, at, L, where, allowed, work, state, plan):
 
 
 @compiled
-def kept_sweep(terms, shared, sizes, lengths, b):
-    """The work array of a sequence with E and P at its end, its plan, ``allowed``, the best score.
+def sweep_room(shared, sizes, boundaries, longest):
+    """The work array for sequences of up to ``longest`` positions, with the tables that they share.
+
+    E and P of all positions go to its end. ``boundaries`` is 1 if there are boundary scores.
+    """
+    _, K, C, labels = sizes
+    work, plan, state = make_work(K, C, labels, boundaries, 2 * longest * C)
+    fill_tables(work, state, plan, shared, False)
+    use_logs(work, plan)
+    return work, state
+
+
+@compiled
+def kept_sweep(terms, sizes, lengths, b, work, state):
+    """Fill the work array with E and P of a sequence; returns ``allowed`` and the best score.
 
     ``allowed`` is empty where no score is forbidden.
     """
     T, K, C, labels = sizes
-    L = lengths[b]
-    work, plan, state = make_work(K, C, labels, int(len(terms[1]) > 0), 2 * L * C)
+    L, boundaries = lengths[b], int(len(terms[1]) > 0)
+    plan = make_plan(K, C, labels, boundaries, (-work.ctypes.data % 64) // 8)
     where = (plan.size, plan.size + L * C)
-    fill_tables(work, state, plan, shared, False)
-    use_logs(work, plan)
     allowed = np.empty(0, np.int32)
     if not sweep(terms, b * T * labels, L, where[0], where[1], work, plan):
         allowed = np.empty(L * labels, np.int32)
         sweep_exactly(terms, b * T * labels, L, where, allowed, work, state, plan)
     _, best = best_last(where[1] + (L - 1) * C, work, plan)
-    return work, plan, allowed, best
+    return allowed, best

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu import per_duration
-from torch_semimarkov.backends.cpu.kbest import follow
-from torch_semimarkov.backends.cpu.kbest_sweep import kept_sweep
+from torch_semimarkov.backends.cpu.kbest import search, write_paths
+from torch_semimarkov.backends.cpu.kbest_sweep import kept_sweep, sweep_room
 from torch_semimarkov.backends.cpu.messages import padded
+from torch_semimarkov.backends.cpu.pages import empty
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
-from torch_semimarkov.backends.cpu.plan import TILE, Plan
+from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.sample import filter_forward, walk, walk_pairs
-from torch_semimarkov.backends.cpu.threads import run
+from torch_semimarkov.backends.cpu.threads import run, share
 from torch_semimarkov.potentials import Potentials
 
+Arrays = tuple[np.ndarray, ...]
+# For some sequences: each with its length, ``allowed``, tables and best score.
+Sweeps = Callable[[np.ndarray], Iterator[tuple]]
 # What stands for a term that is absent.
 _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 _UNUSED = (np.empty(0),) * 8
@@ -29,26 +32,71 @@ _TOGETHER = 256
 
 
 def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B)."""
+    """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B).
+
+    Two at least; the best alone is viterbi's.
+    """
     p, B = potentials, potentials.B
     scores, counts = np.full((B, k), -np.inf), np.zeros((B, k), np.int64)
-    parts: list[np.ndarray] = [np.empty((3, 0), np.int64)] * B
+    found: list[Arrays | None] = [None] * B
+    sweeps = _pair_sweeps(p) if p.per_duration else _sweeps(p)
+    boundaries = p.start_scores is not None or p.end_scores is not None
+    sizes = min(p.K, p.T), padded(p.C), p.C, int(boundaries)
+
+    def task(some: np.ndarray) -> None:
+        for b, L, allowed, tables, best in sweeps(some):
+            if best != -np.inf:
+                found[b] = search(L, sizes, allowed, tables, best, scores[b])
+                counts[b] = found[b][2][1]
+
+    share(task, B, _work(p))
+    table = empty(torch.Size((3, k, B, max(1, int(counts.max(initial=0))))), torch.int64)
     lengths = p.lengths.tolist()  # type: ignore[union-attr]
-    pairs = per_duration.tables_of(p) if p.per_duration else None
-    prepared = arguments_of(p)
 
-    def task(b: int) -> None:
-        if pairs is not None:
-            allowed, tables, plan, best = _kept_values(pairs, b)
+    def write(b: int) -> None:
+        rows, paths = table.numpy()[:, :, b], found[b]
+        if paths is None:
+            rows[:] = -1
         else:
-            work, plan, allowed, best = kept_sweep(*prepared, b)
-            tables = (work, *_UNUSED)
-        if best > -np.inf:
-            parts[b] = follow(lengths[b], allowed, tables, plan, best, scores[b], counts[b])
+            write_paths(*paths, lengths[b], rows)
 
-    run(task, B, p.T * B * (min(p.K, p.T) + p.C + 20) * p.C * (p.C if p.per_duration else 1))
-    table = table_of(parts, counts)
+    run(write, B, table.numel())
     return torch.from_numpy(scores.T.copy()), table, torch.from_numpy(counts.T.copy())
+
+
+def _sweeps(p: Potentials) -> Sweeps:
+    """A function that gives what :func:`search` takes of one sequence after the other."""
+    terms, shared, sizes, lengths = arguments_of(p)
+
+    def sweeps(some: np.ndarray) -> Iterator[tuple]:
+        longest = int(lengths[some].max())
+        work, state = sweep_room(shared, sizes, int(len(terms[1]) > 0), longest)
+        for b in some.tolist():
+            allowed, best = kept_sweep(terms, sizes, lengths, b, work, state)
+            yield b, int(lengths[b]), allowed, (work, *_UNUSED), best
+
+    return sweeps
+
+
+def _pair_sweeps(p: Potentials) -> Sweeps:
+    """The same for (K, C, C) transitions, from the values that viterbi keeps."""
+    x = per_duration.tables_of(p)
+    shared = x.transition, x.bias, x.start, x.end
+
+    def sweeps(some: np.ndarray) -> Iterator[tuple]:
+        for b in some.tolist():
+            L, K, C, labels, _ = sizes = x.sizes(b)
+            rings, row = (np.full(K * C, -np.inf), np.full(K * C, -np.inf)), np.full(C, -np.inf)
+            kept, path = (np.empty(L * labels), np.empty(L)), np.empty((3, L), np.int64)
+            best, _ = decode(x.terms(b), shared, sizes, rings, row, kept, path)
+            yield b, L, _ANY, (*x.terms(b), *kept, *shared), best
+
+    return sweeps
+
+
+def _work(p: Potentials) -> int:
+    """Cells of the recurrence."""
+    return p.T * p.B * (min(p.K, p.T) + p.C + 20) * p.C * (p.C if p.per_duration else 1)
 
 
 def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +107,7 @@ def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor,
     p, B = potentials, potentials.B
     walks: list[Callable[..., np.ndarray] | None] = [None] * B
     prepare = _prepared_pairs(p) if p.per_duration else _prepared(p)
-    work = p.T * B * (min(p.K, p.T) + p.C + 20) * p.C * (p.C if p.per_duration else 1)
+    work = _work(p)
 
     def forward(b: int) -> None:
         walks[b] = prepare(b)
@@ -122,17 +170,6 @@ def arguments_of(p: Potentials) -> tuple:
     ]
     sizes = (p.T, min(p.K, p.T), padded(p.C), p.C)
     return tuple(flat[:3]), tuple(flat[3:]), sizes, p.lengths.numpy()  # type: ignore[union-attr]
-
-
-def _kept_values(x: Any, b: int) -> tuple:
-    """What :func:`follow` takes for (K, C, C) transitions, from the values that viterbi keeps."""
-    L, K, C, labels, _ = sizes = x.sizes(b)
-    rings, row = (np.full(K * C, -np.inf), np.full(K * C, -np.inf)), np.full(C, -np.inf)
-    kept, shared = (np.empty(L * labels), np.empty(L)), (x.transition, x.bias, x.start, x.end)
-    path = np.empty((3, L), np.int64)
-    best, _ = decode(x.terms(b), shared, sizes, rings, row, kept, path)
-    plan = Plan(*(0,) * len(Plan._fields))._replace(K=K, C=C, labels=labels)
-    return _ANY, (*x.terms(b), *kept, *shared), plan, best
 
 
 def table_of(parts: list[np.ndarray], counts: np.ndarray) -> Tensor:

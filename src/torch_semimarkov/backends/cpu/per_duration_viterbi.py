@@ -1,15 +1,16 @@
 """The best segmentation for (K, C, C) transitions: the same rings in the max semiring.
 
 There are no back-pointers. The values of the recurrence are kept, and the way back looks for the
-one that gave each of them, bit by bit, in the order in which ties are resolved.
+first that gives each of them, but for rounding, in the order in which ties are resolved.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import compiled, part
+from torch_semimarkov.backends.cpu.compile import compiled, part, small
 from torch_semimarkov.backends.cpu.elementary import larger
+from torch_semimarkov.backends.cpu.exact_viterbi import slack
 from torch_semimarkov.backends.cpu.per_duration_scan import (
     copy,
     largest_of,
@@ -92,18 +93,26 @@ def decode(terms, shared, sizes, rings, row, kept, table):
 
 @part
 def best_source(end_scores, shared, sizes, kept, begin, stop, label):
-    """Value and label of the best source of a segment; the lowest label wins ties."""
-    transition, _, _, _ = shared
-    _, _, C, labels, S = sizes
-    values, _ = kept
+    """Value of the best source of a segment, and the lowest label that gives it."""
+    _, _, _, labels, _ = sizes
     best, source = -np.inf, label
     for c in range(labels):
-        at = (begin - 1) * labels + c
-        value = values[at] + end_scores[at] if len(end_scores) > 0 else values[at]
-        value = value + transition[((stop - begin - 1) * S + c) * C + label]
-        if value > best:
-            best, source = value, c
+        best = max(best, from_source(c, end_scores, shared, sizes, kept, begin, stop, label))
+    near = best - slack(abs(best))
+    for c in range(labels - 1, -1, -1):
+        if from_source(c, end_scores, shared, sizes, kept, begin, stop, label) >= near:
+            source = c
     return best, source
+
+
+@small
+def from_source(c, end_scores, shared, sizes, kept, begin, stop, label):
+    """Value of a source of a segment."""
+    transition, (values, _) = shared[0], kept
+    _, _, C, labels, S = sizes
+    at = (begin - 1) * labels + c
+    value = values[at] + end_scores[at] if len(end_scores) > 0 else values[at]
+    return value + transition[((stop - begin - 1) * S + c) * C + label]
 
 
 @part
@@ -113,6 +122,7 @@ def best_segment(terms, shared, sizes, kept, stop, label):
     _, bias, start, _ = shared
     _, K, C, labels, _ = sizes
     values, steps = kept
+    best = values[(stop - 1) * labels + label]
     for d in range(min(K, stop)):
         begin = stop - 1 - d
         entering, source = start[label], label
@@ -121,7 +131,8 @@ def best_segment(terms, shared, sizes, kept, stop, label):
         opened = start_scores[begin * labels + label] if len(start_scores) > 0 else 0.0
         for p in range(begin, stop):
             opened += scores[p * labels + label] - (steps[p - 1] if p > 0 else 0.0)
-        if entering + opened + bias[d * C + label] == values[(stop - 1) * labels + label]:
+        value = entering + opened + bias[d * C + label]
+        if value > -np.inf and value >= best - slack(abs(best) + abs(opened)):
             return begin, source
     return stop - 1, label  # only where there is NaN
 

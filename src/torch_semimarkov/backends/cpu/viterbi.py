@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import compiled, inlined, part, small
-from torch_semimarkov.backends.cpu.exact_viterbi import best_last, decode_exactly
+from torch_semimarkov.backends.cpu.compile import compiled, inlined, part
+from torch_semimarkov.backends.cpu.exact_viterbi import best_last, decode_exactly, slack
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, fill_tables, make_work
 from torch_semimarkov.backends.cpu.tile import LARGE, history, load_tile, solve
@@ -74,12 +74,6 @@ def sweep(terms, at, L, E, P, work, plan):
         for v in range(0, C, LANES):
             store(work, plan.Q + v, load(work, plan.Q + n * C + v))
     return True
-
-
-@small
-def slack(value):
-    """What rounding may do to numbers of this size: less does not break a tie."""
-    return 2e-15 * (1.0 + value)
 
 
 @part
