@@ -42,15 +42,15 @@ def run_train(call: TrainCall) -> None:
     check_run_folder(call.output, call.resume, call.overwrite)
     contigs, annotation = _read(call.genome, call.annotation)
     _say_left_out("left out", annotation.left_out)
-    data = [(contig, genes.gold_of(contig, annotation.genes, code)) for contig in contigs]
-    _say_left_out("not in the training", [line for _, gold in data for line in gold.left_out])
-    count = sum(len(gold.genes) for _, gold in data)
+    data = [genes.gold_of(contig, annotation.genes, code, annotation.unclear) for contig in contigs]
+    _say_left_out("not in the training", [line for gold in data for line in gold.left_out])
+    count = sum(len(gold.genes) for gold in data)
     if count < 2:
         raise ConfigError(f"{call.annotation or call.genome}: {count} genes to train on, need 2")
     torch.manual_seed(config.seed)
     model = genes.make_model(config)
     genes.start_by_counting(model, data)
-    parts = [part for pair in data for part in genes.stretches(*pair, config.stretch)]
+    parts = [part for gold in data for part in genes.stretches(gold, config.stretch)]
     click.echo(f"{count} genes on {len(contigs)} contigs; {len(parts)} stretches to train on")
     report = (lambda line: None) if call.quiet else click.echo
     with made_folder(call.output):
