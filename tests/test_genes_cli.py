@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from cli_cases import call, fails, listing, succeeds
-from gene_cases import CODE, genome, letters
+from gene_cases import CODE, HEAD, genome, gff_line, letters, write_fasta, write_genes
 from test_cli_process import finish, start
 
 from torch_semimarkov import genes
@@ -14,24 +14,6 @@ from torch_semimarkov.cli import run_genes
 from torch_semimarkov.genes.genome import Contig, Gene
 
 SETTINGS = "--max-duration 120 --epochs 2 --quiet"
-HEAD = "##gff-version 3\n"
-
-
-def write_fasta(path, *contigs):
-    lines = [line for c in contigs for line in (f">{c.name} made up", letters(c.codes))]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def gff_line(gene, kind="CDS", attributes=None):
-    place = f"{gene.start + 1}\t{gene.end}\t.\t{gene.strand}\t0"
-    attributes = f"ID={gene.name};locus_tag={gene.name}" if attributes is None else attributes
-    return f"{gene.contig}\tmade\t{kind}\t{place}\t{attributes}\n"
-
-
-def write_genes(path, *annotated):
-    path.write_text(HEAD + "".join(map(gff_line, annotated)), encoding="utf-8")
-    return path
 
 
 def write_genbank(path, contig, annotated):
@@ -126,6 +108,18 @@ def test_genbank_and_gzip_train_the_same_model_as_fasta_and_gff3(trained, known,
     succeeds("genes train --genome", packed, "-o", tmp_path / "model", SETTINGS)
     weights = [folder / "model.safetensors" for folder in (trained, tmp_path / "model")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_genes_shorter_than_the_least_length_are_left_out(trained, unseen):
+    found = {}
+    for bases in (0, 90, 150):
+        output = unseen.parent / f"{bases}.gff3"
+        succeeds("genes annotate", trained, "--genome", unseen, "-o", output,
+                 "--no-posterior --min-length", bases)  # fmt: skip
+        read = genes.read_genes(output, genes.read_contigs(unseen)).genes
+        found[bases] = {gene.site for gene in read}
+        assert min(end - start for _, start, end, _ in found[bases]) >= bases
+    assert found[150] < found[90] <= found[0]
 
 
 # Bad input

@@ -65,7 +65,9 @@ def run_train(call: TrainCall) -> None:
     click.echo(f"model: {call.output}")
 
 
-def run_annotate(model: Path, genome: Path, output: Path, posterior: bool, quiet: bool) -> None:
+def run_annotate(
+    model: Path, genome: Path, output: Path, posterior: bool, min_length: int, quiet: bool
+) -> None:
     """Decode every contig and write GFF3."""
     loaded = genes.load_gene_model(model)
     contigs = genes.read_contigs(genome)
@@ -76,7 +78,7 @@ def run_annotate(model: Path, genome: Path, output: Path, posterior: bool, quiet
         with tqdm(total=bases, unit="base", unit_scale=True, disable=hidden, leave=False,
                   file=sys.stderr) as bar:  # fmt: skip
             for contig in contigs:
-                found += genes.annotate(loaded, contig, posterior)
+                found += genes.annotate(loaded, contig, posterior, min_length)
                 bar.update(contig.length)
         genes.write_gff3(file, contigs, found)
     click.echo(f"{len(found)} genes on {len(contigs)} contigs: {output}")
