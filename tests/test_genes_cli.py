@@ -4,6 +4,7 @@ import gzip
 import re
 import signal
 
+import numpy as np
 import pytest
 from cli_cases import call, fails, listing, succeeds
 from gene_cases import CODE, HEAD, genome, gff_line, letters, write_fasta, write_genes
@@ -249,6 +250,31 @@ def test_a_genome_without_annotation_and_an_empty_one_are_mistakes(known, tmp_pa
     text = fails("genes train --genome", known / "known.fna", "--annotation",
                  tmp_path / "none.gff3", "-o", tmp_path / "m")  # fmt: skip
     assert "0 genes to train on, need 2" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello\n", ":1: expected '>' and a name in FASTA, got 'hello'"),
+        ("", ": holds no sequence; expected FASTA"),
+        (">a\nACGT\n>b\n>c\nAAA\n", ": sequence 'b' has no bases"),
+        (">a\nACGT\n>a\nAAA\n", ": sequence 'a' is there twice; rename one"),
+    ],
+)
+def test_what_is_no_genome_is_said(trained, tmp_path, text, message):
+    path = tmp_path / "broken.fna"
+    path.write_text(text, encoding="utf-8")
+    said = fails("genes annotate", trained, "--genome", path, "-o", tmp_path / "out.gff3")
+    assert said == f"error: {path}{message}\n"
+    assert not (tmp_path / "out.gff3").exists()
+
+
+def test_contigs_that_are_too_short_for_a_gene_have_none(trained, tmp_path):
+    short = [Contig(f"c{n}", np.arange(n, dtype=np.uint8) % 4) for n in range(1, 10)]
+    path = write_fasta(tmp_path / "short.fna", *short)
+    said = succeeds("genes annotate", trained, "--genome", path, "-o", tmp_path / "out.gff3")
+    assert said.startswith("0 genes on 9 contigs")
+    assert "##sequence-region c9 1 9" in (tmp_path / "out.gff3").read_text()
 
 
 # Interruptions

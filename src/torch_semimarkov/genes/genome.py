@@ -283,9 +283,20 @@ def _records(path: Path, kind: str) -> Iterator[Any]:
     reader = biopython()
     with open_text(path) as file:
         try:
+            if kind == "fasta":
+                _check_head(path, file)
             yield from reader.parse(file, kind)
+        except FileFormatError:
+            raise
         except (ValueError, OSError, EOFError) as error:
             raise FileFormatError(path, f"not {kind.upper()}: {error}") from error
+
+
+def _check_head(path: Path, file: TextIO) -> None:
+    first = file.readline().rstrip()
+    if first and not first.startswith(">"):
+        raise FileFormatError(path, f"expected '>' and a name in FASTA, got {first[:40]!r}", 1)
+    file.seek(0)
 
 
 def _joined(parts: Sequence[Gene]) -> Gene:
