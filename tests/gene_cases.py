@@ -1,5 +1,7 @@
 """Made-up genomes with genes on both strands, some of them overlapping."""
 
+from pathlib import Path
+
 import numpy as np
 
 from torch_semimarkov.genes import Contig, Gene, GeneticCode
@@ -7,6 +9,7 @@ from torch_semimarkov.genes.genome import BASES
 from torch_semimarkov.genes.masks import codons_of, number_of, reverse_complement
 
 CODE = GeneticCode.table(11)
+HEAD = "##gff-version 3\n"
 STOPS = tuple(map(number_of, CODE.stops))
 
 
@@ -59,3 +62,23 @@ def stops_in_frame(gene: Gene, contig: Contig) -> int:
     codes = contig.codes[gene.start : gene.end]
     codes = codes if gene.strand == "+" else reverse_complement(codes)
     return int(np.isin(codons_of(codes)[::3], STOPS).sum())
+
+
+def write_fasta(path: Path, *contigs: Contig) -> Path:
+    """Sequences as FASTA, each on a line."""
+    lines = [line for c in contigs for line in (f">{c.name} made up", letters(c.codes))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def gff_line(gene: Gene, kind: str = "CDS", attributes: str | None = None) -> str:
+    """A gene as a line of GFF3."""
+    place = f"{gene.start + 1}\t{gene.end}\t.\t{gene.strand}\t0"
+    attributes = f"ID={gene.name};locus_tag={gene.name}" if attributes is None else attributes
+    return f"{gene.contig}\tmade\t{kind}\t{place}\t{attributes}\n"
+
+
+def write_genes(path: Path, *annotated: Gene) -> Path:
+    """Genes as GFF3, the first one on line 2."""
+    path.write_text(HEAD + "".join(map(gff_line, annotated)), encoding="utf-8")
+    return path

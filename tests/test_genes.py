@@ -93,8 +93,8 @@ def test_training_raises_the_likelihood_and_finds_most_genes_of_another_genome()
     contig, annotated = genome(1, 60)
     gold = genes.gold_of(contig, annotated, CODE)
     model = small_model()
-    genes.start_by_counting(model, [(contig, gold)])
-    parts = genes.stretches(contig, gold, 1500)
+    genes.start_by_counting(model, [gold])
+    parts = genes.stretches(gold, 1500)
     config = genes.GeneConfig(max_duration=120, hidden_dim=4, epochs=2, stretch=1500)
     steps = genes.GeneTrainer(model, parts, config, quiet=True).run()
     assert steps.history[1] < steps.history[0]
@@ -108,7 +108,7 @@ def test_training_raises_the_likelihood_and_finds_most_genes_of_another_genome()
 
 def test_the_score_of_a_gene_is_the_share_of_samples_that_have_it():
     model = small_model()
-    genes.start_by_counting(model, [(CONTIG, GOLD)])
+    genes.start_by_counting(model, [GOLD])
     found = genes.annotate(model, CONTIG)
     terms = model.terms(genes.GenomeInput.of(CONTIG, CODE))
     terms = {k: x.detach() for k, x in terms.items()}
@@ -122,7 +122,7 @@ def test_the_score_of_a_gene_is_the_share_of_samples_that_have_it():
 
 
 def test_stretches_are_the_whole_contig_and_keep_the_frames():
-    parts = genes.stretches(CONTIG, GOLD, 600)
+    parts = genes.stretches(GOLD, 600)
     assert len(parts) > 2
     assert sum(part.contig.length for part in parts) == CONTIG.length
     offset, back = 0, []
@@ -140,4 +140,4 @@ def test_an_unknown_base_is_neither_start_nor_stop():
     codes[gene.end - 1] = 4
     gold = genes.gold_of(Contig(CONTIG.name, codes), [gene], CODE)
     assert not gold.genes
-    assert "does not end at a stop codon" in gold.left_out[0]
+    assert "unknown base in its stop codon" in gold.left_out[0]

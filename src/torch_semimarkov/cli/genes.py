@@ -39,7 +39,7 @@ def command() -> None:
     "--max-duration", type=int, default=900, show_default=True,
     help="Longest duration with a weight of its own, in bases; longer ones decay geometrically.",
 )  # fmt: skip
-@click.option("--epochs", type=int, default=2, show_default=True, help="Passes over the genome.")
+@click.option("--epochs", type=int, default=10, show_default=True, help="Passes over the genome.")
 @click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate of Adam.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and order.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
@@ -69,9 +69,15 @@ def train(
 @click.argument("model", type=PATH)
 @genome_option
 @click.option("--output", "-o", type=PATH, required=True, help="GFF3 file to write.")
+@click.option(
+    "--min-length", type=click.IntRange(min=0), default=90, show_default=True,
+    help="Leave out genes of fewer bases, stop codon included.",
+)  # fmt: skip
 @click.option("--no-posterior", is_flag=True, help="Leave the score column empty; 4 times faster.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def annotate(model: Path, genome: Path, *, output: Path, no_posterior: bool, quiet: bool) -> None:
+def annotate(
+    model: Path, genome: Path, *, output: Path, min_length: int, no_posterior: bool, quiet: bool
+) -> None:
     """Write the genes of a genome as GFF3.
 
     MODEL is a folder made by "genes train". Every contig is decoded as a whole. The score column is
@@ -79,7 +85,7 @@ def annotate(model: Path, genome: Path, *, output: Path, no_posterior: bool, qui
     """
     from torch_semimarkov.cli.run_genes import run_annotate
 
-    run_annotate(model, genome, output, not no_posterior, quiet)
+    run_annotate(model, genome, output, not no_posterior, min_length, quiet)
 
 
 @command.command()

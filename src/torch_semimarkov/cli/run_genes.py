@@ -42,15 +42,15 @@ def run_train(call: TrainCall) -> None:
     check_run_folder(call.output, call.resume, call.overwrite)
     contigs, annotation = _read(call.genome, call.annotation)
     _say_left_out("left out", annotation.left_out)
-    data = [(contig, genes.gold_of(contig, annotation.genes, code)) for contig in contigs]
-    _say_left_out("not in the training", [line for _, gold in data for line in gold.left_out])
-    count = sum(len(gold.genes) for _, gold in data)
+    data = [genes.gold_of(contig, annotation.genes, code, annotation.unclear) for contig in contigs]
+    _say_left_out("not in the training", [line for gold in data for line in gold.left_out])
+    count = sum(len(gold.genes) for gold in data)
     if count < 2:
         raise ConfigError(f"{call.annotation or call.genome}: {count} genes to train on, need 2")
     torch.manual_seed(config.seed)
     model = genes.make_model(config)
     genes.start_by_counting(model, data)
-    parts = [part for pair in data for part in genes.stretches(*pair, config.stretch)]
+    parts = [part for gold in data for part in genes.stretches(gold, config.stretch)]
     click.echo(f"{count} genes on {len(contigs)} contigs; {len(parts)} stretches to train on")
     report = (lambda line: None) if call.quiet else click.echo
     with made_folder(call.output):
@@ -65,7 +65,9 @@ def run_train(call: TrainCall) -> None:
     click.echo(f"model: {call.output}")
 
 
-def run_annotate(model: Path, genome: Path, output: Path, posterior: bool, quiet: bool) -> None:
+def run_annotate(
+    model: Path, genome: Path, output: Path, posterior: bool, min_length: int, quiet: bool
+) -> None:
     """Decode every contig and write GFF3."""
     loaded = genes.load_gene_model(model)
     contigs = genes.read_contigs(genome)
@@ -76,7 +78,7 @@ def run_annotate(model: Path, genome: Path, output: Path, posterior: bool, quiet
         with tqdm(total=bases, unit="base", unit_scale=True, disable=hidden, leave=False,
                   file=sys.stderr) as bar:  # fmt: skip
             for contig in contigs:
-                found += genes.annotate(loaded, contig, posterior)
+                found += genes.annotate(loaded, contig, posterior, min_length)
                 bar.update(contig.length)
         genes.write_gff3(file, contigs, found)
     click.echo(f"{len(found)} genes on {len(contigs)} contigs: {output}")

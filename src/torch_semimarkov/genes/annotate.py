@@ -13,9 +13,14 @@ from torch_semimarkov.genes.gold import genes_of
 from torch_semimarkov.genes.model import GeneModel, GenomeInput
 from torch_semimarkov.genes.states import FORWARD, FORWARD_INTO, FRAMES, REVERSE, REVERSE_INTO
 
+# Bases of a gene that is annotated, at least.
+SHORTEST_GENE = 90
+
 
 @torch.no_grad()
-def annotate(model: GeneModel, contig: Contig, posterior: bool = True) -> list[Gene]:
+def annotate(
+    model: GeneModel, contig: Contig, posterior: bool = True, min_length: int = SHORTEST_GENE
+) -> list[Gene]:
     """The genes of the most likely segmentation of a contig, which is never cut into windows.
 
     Args:
@@ -23,10 +28,14 @@ def annotate(model: GeneModel, contig: Contig, posterior: bool = True) -> list[G
         contig: the bases.
         posterior: also give each gene its probability: that some segmentation drawn from the model
             has a gene with this start, and so with this stop codon.
+        min_length: bases of a gene, its stop codon included; shorter ones are left out. They are
+            too short for their codons to say much, and the usual length from which genes are
+            annotated is 90 (Hyatt et al. 2010, Prodigal).
     """
     terms = model.terms(GenomeInput.of(contig, model.code))
     found = functional.viterbi(**terms)
-    genes = genes_of(contig, found.segments.to_list()[0], model.code)
+    laid = genes_of(contig, found.segments.to_list()[0], model.code)
+    genes = [gene for gene in laid if gene.end - gene.start >= min_length]
     if not posterior:
         return genes
     marginals = functional.marginals(**terms)

@@ -49,8 +49,9 @@ class Stretch:
     segments: tuple[Segment, ...]
 
 
-def stretches(contig: Contig, gold: Gold, size: int) -> list[Stretch]:
+def stretches(gold: Gold, size: int) -> list[Stretch]:
     """Parts of about ``size`` bases, in order; together they are the whole contig."""
+    contig = gold.contig
     cuts = [0]
     for start, end, label in gold.segments:
         middle = (start + end) // 2 // FRAMES * FRAMES
@@ -70,17 +71,17 @@ def stretches(contig: Contig, gold: Gold, size: int) -> list[Stretch]:
 
 
 @torch.no_grad()
-def start_by_counting(model: GeneModel, data: Sequence[tuple[Contig, Gold]]) -> None:
+def start_by_counting(model: GeneModel, data: Sequence[Gold]) -> None:
     """Set codon usage, start and stop codons, transitions, overlaps and durations by counts."""
     coding, anywhere = np.zeros(PAIRS), np.zeros(PAIRS)
     starts, stops = np.zeros(len(model.code.starts) + 1), np.zeros(len(model.code.stops) + 1)
-    for contig, gold in data:
-        for strand, sites in zip("+-", strands(contig, model.code), strict=True):
+    for gold in data:
+        for strand, sites in zip("+-", strands(gold.contig, model.code), strict=True):
             anywhere += np.bincount(_pairs(sites.codons), minlength=PAIRS)
             for gene in gold.genes:
                 if gene.strand != strand:
                     continue
-                first = gene.start if strand == "+" else contig.length - gene.end
+                first = gene.start if strand == "+" else gold.contig.length - gene.end
                 last = first + gene.end - gene.start - FRAMES
                 codons = sites.codons[first:last:FRAMES].astype(np.int64)
                 np.add.at(coding, codons[:-1] * (NO_CODON + 1) + codons[1:], 1)
@@ -118,11 +119,11 @@ def _conditional(counts: np.ndarray) -> np.ndarray:
     return (smooth / smooth.sum(1, keepdims=True)).reshape(-1)
 
 
-def _count_structure(model: GeneModel, data: Sequence[tuple[Contig, Gold]]) -> None:
+def _count_structure(model: GeneModel, data: Sequence[Gold]) -> None:
     moves = np.where(allowed_kinds(), 0.5, 0.0)
     overlaps = np.full(LONGEST_OVERLAP + 1, 0.05)
     durations: dict[int, list[int]] = {INTERGENIC_DURATION: [], CODING_DURATION: []}
-    for _, gold in data:
+    for gold in data:
         table = as_array(gold.segments)
         kinds = KIND_OF[table[:, 2]]
         np.add.at(moves, (kinds[:-1], kinds[1:]), 1)

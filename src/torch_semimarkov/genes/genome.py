@@ -59,6 +59,7 @@ class Gene:
         name: how tables call it.
         score: probability in 0..1; None for an annotated gene.
         line: where it stands in its file.
+        file: that file.
     """
 
     contig: str
@@ -68,6 +69,18 @@ class Gene:
     name: str = ""
     score: float | None = None
     line: int | None = None
+    file: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """How a message calls it: its file and line if they are known, and its name.
+
+        >>> Gene("c", 0, 90, "+", "thrL", line=7, file=Path("k12.gff")).where
+        'k12.gff:7: thrL'
+        """
+        line = "" if self.line is None else f":{self.line}"
+        file = "" if self.file is None else f"{self.file}{line}: "
+        return f"{file}{self.name or self.site}"
 
     @property
     def stop_site(self) -> tuple[str, int, str]:
@@ -87,10 +100,14 @@ class Annotation:
     Args:
         genes: in the order of contigs and starts.
         left_out: one line of text a feature: where it stands and why it is no gene of ours.
+        unclear: from the first to the last base of each such feature, and pseudogenes without a
+            coding sequence. What lies there looks like a gene, so it teaches nothing of what lies
+            between genes; see ``gold``.
     """
 
     genes: tuple[Gene, ...]
     left_out: tuple[str, ...]
+    unclear: tuple[Gene, ...] = ()
 
 
 def biopython() -> Any:
@@ -168,26 +185,35 @@ def read_genes(
     path = Path(path)
     read = _genbank_genes if is_genbank(path) else _gff3_genes
     lengths = {contig.name: contig.length for contig in contigs}
-    whole, left_out = [], []
+    whole, left_out, unclear = [], [], []
     for parts, note in read(path, feature):
         gene = _joined(parts)
         _check_place(path, gene, lengths)
-        line = "" if gene.line is None else f":{gene.line}"
-        where = f"{path}{line}: {gene.name or feature}"
-        if len(parts) > 1:
-            left_out.append(f"{where} is joined from {len(parts)} pieces")
-        elif note:
-            left_out.append(f"{where} is {note}")
-        elif (gene.end - gene.start) % 3:
-            left_out.append(f"{where} has {gene.end - gene.start} bases, which 3 does not divide")
-        else:
+        problem = _problem(parts, note)
+        if not problem:
             whole.append(gene)
+            continue
+        unclear.append(gene)
+        if note != _NO_CODING:
+            left_out.append(f"{gene.where} {problem}")
     order = {name: i for i, name in enumerate(lengths)}
     whole.sort(key=lambda gene: (order[gene.contig], gene.start, gene.end, gene.strand))
-    return Annotation(tuple(whole), tuple(left_out))
+    return Annotation(tuple(whole), tuple(left_out), tuple(unclear))
 
 
+def _problem(parts: Sequence[Gene], note: str) -> str:
+    """Why a feature of these pieces is no gene of ours; empty if it is one."""
+    if len(parts) > 1:
+        return f"is joined from {len(parts)} pieces"
+    if note:
+        return f"is {note}"
+    length = parts[0].end - parts[0].start
+    return f"has {length} bases, which 3 does not divide" if length % 3 else ""
+
+
+# The pieces of a feature, and what is odd about it.
 Parts = tuple[list[Gene], str]
+_PSEUDO, _NO_CODING = "a pseudogene", "a pseudogene without a coding sequence"
 
 
 def _gff3_genes(path: Path, feature: str) -> Iterator[Parts]:
@@ -210,14 +236,18 @@ def _gff3_genes(path: Path, feature: str) -> Iterator[Parts]:
             if line.count("\t") != 8:
                 columns = line.count("\t") + 1
                 raise FileFormatError(path, f"expected 9 columns of GFF3, got {columns}", number)
-            item = feature_from_line(line.rstrip("\n"))
-            if item.featuretype != feature:
+            try:
+                item = feature_from_line(line.rstrip("\n"))
+            except ValueError as error:
+                raise FileFormatError(path, f"not GFF3: {error}", number) from error
+            if item.featuretype not in (feature, "pseudogene"):
                 continue
-            gene = _gff3_gene(path, item, number)
             key = item.attributes.get("ID", [f"line {number}"])[0]
-            found.setdefault(key, []).append(gene)
-            if "pseudo" in item.attributes:
-                notes[key] = "a pseudogene"
+            found.setdefault(key, []).append(_gff3_gene(path, item, number))
+            if item.featuretype != feature:
+                notes[key] = _NO_CODING
+            elif "pseudo" in item.attributes:
+                notes[key] = _PSEUDO
     for key, parts in found.items():
         yield parts, notes.get(key, "")
 
@@ -230,30 +260,43 @@ def _gff3_gene(path: Path, item: Any, number: int) -> Gene:
     if item.strand not in "+-":
         raise FileFormatError(path, f"strand must be + or -, got {item.strand!r}", number)
     names = item.attributes.get("locus_tag") or item.attributes.get("ID") or [""]
-    return Gene(item.seqid, item.start - 1, item.end, item.strand, names[0], None, number)
+    return Gene(item.seqid, item.start - 1, item.end, item.strand, names[0], None, number, path)
 
 
 def _genbank_genes(path: Path, feature: str) -> Iterator[Parts]:
     for record in _records(path, "genbank"):
         for item in record.features:
-            if item.type != feature:
+            pseudo = bool({"pseudo", "pseudogene"} & item.qualifiers.keys())
+            if item.type != feature and not (item.type == "gene" and pseudo):
                 continue
             names = item.qualifiers.get("locus_tag") or item.qualifiers.get("protein_id") or [""]
             strand = "-" if item.location.strand == -1 else "+"
             parts = [
-                Gene(record.id, int(part.start), int(part.end), strand, names[0])
+                Gene(record.id, int(part.start), int(part.end), strand, names[0], file=path)
                 for part in item.location.parts
             ]
-            yield parts, "a pseudogene" if "pseudo" in item.qualifiers else ""
+            odd = _PSEUDO if item.type == feature else _NO_CODING
+            yield parts, odd if pseudo else ""
 
 
 def _records(path: Path, kind: str) -> Iterator[Any]:
     reader = biopython()
     with open_text(path) as file:
         try:
+            if kind == "fasta":
+                _check_head(path, file)
             yield from reader.parse(file, kind)
+        except FileFormatError:
+            raise
         except (ValueError, OSError, EOFError) as error:
             raise FileFormatError(path, f"not {kind.upper()}: {error}") from error
+
+
+def _check_head(path: Path, file: TextIO) -> None:
+    first = file.readline().rstrip()
+    if first and not first.startswith(">"):
+        raise FileFormatError(path, f"expected '>' and a name in FASTA, got {first[:40]!r}", 1)
+    file.seek(0)
 
 
 def _joined(parts: Sequence[Gene]) -> Gene:

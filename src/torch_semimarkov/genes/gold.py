@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torch_semimarkov.genes.genome import Contig, Gene
-from torch_semimarkov.genes.masks import Sites, next_in_frame, strands
+from torch_semimarkov.genes.genome import UNKNOWN, Contig, Gene
+from torch_semimarkov.genes.masks import NO_CODON, Sites, next_in_frame, strands
 from torch_semimarkov.genes.states import (
     FORWARD,
     FORWARD_INTO,
@@ -35,40 +35,60 @@ class Gold:
         segments: tiling the contig, with labels of ``states``.
         genes: the genes in it.
         left_out: one line of text for each gene that is not in it, and why.
+        contig: the bases, those unknown that belong to no gene here but to one left out or to
+            another unclear feature. They count as intergenic, yet look like a gene: a model that
+            is trained on them learns to miss genes with a usage of codons of their own.
     """
 
     segments: tuple[Segment, ...]
     genes: tuple[Gene, ...]
     left_out: tuple[str, ...]
+    contig: Contig
 
 
-def gold_of(contig: Contig, genes: Iterable[Gene], code: GeneticCode) -> Gold:
+def gold_of(
+    contig: Contig, genes: Iterable[Gene], code: GeneticCode, unclear: Iterable[Gene] = ()
+) -> Gold:
     """The segmentation by the genes of a contig that the model can express.
 
     Args:
         contig: the bases.
         genes: annotated genes; those of other contigs are passed over.
         code: the genetic code.
+        unclear: features that may be genes or their remains, such as pseudogenes; likewise.
     """
     sites = dict(zip("+-", strands(contig, code), strict=True))
-    left_out, fit = [], []
+    left_out, fit, hidden = [], [], [x for x in unclear if x.contig == contig.name]
     for gene in sorted((g for g in genes if g.contig == contig.name), key=lambda g: g.start):
         problem = _problem(gene, sites[gene.strand], contig.length)
         if problem:
-            left_out.append(f"{gene.name or gene.site}: {problem}")
+            left_out.append(f"{gene.where} {problem}")
+            hidden.append(gene)
         else:
             fit.append(gene)
     kept: list[Gene] = []
     for gene in fit:
         while kept and (problem := _conflict(kept[-1], gene)):
             shorter = min(kept[-1], gene, key=lambda g: g.end - g.start)
-            left_out.append(f"{shorter.name or shorter.site}: {problem}")
+            left_out.append(f"{shorter.where} {problem}")
+            hidden.append(shorter)
             if shorter is gene:
                 break
             kept.pop()
         else:
             kept.append(gene)
-    return Gold(tuple(_segments(kept, contig.length)), tuple(kept), tuple(left_out))
+    segments = tuple(_segments(kept, contig.length))
+    return Gold(segments, tuple(kept), tuple(left_out), _hide(contig, kept, hidden))
+
+
+def _hide(contig: Contig, genes: Iterable[Gene], hidden: Iterable[Gene]) -> Contig:
+    """The contig with unknown bases where there are features to hide and no genes."""
+    codes = contig.codes.copy()
+    for feature in hidden:
+        codes[feature.start : feature.end] = UNKNOWN
+    for gene in genes:
+        codes[gene.start : gene.end] = contig.codes[gene.start : gene.end]
+    return Contig(contig.name, codes)
 
 
 def _problem(gene: Gene, sites: Sites, T: int) -> str:
@@ -77,6 +97,9 @@ def _problem(gene: Gene, sites: Sites, T: int) -> str:
     stop = start + gene.end - gene.start - FRAMES
     if stop - start < SHORTEST:
         return f"has {gene.end - gene.start} bases only"
+    unknown = sites.codons[start : stop + FRAMES : FRAMES] == NO_CODON
+    if unknown[0] or unknown[-1]:
+        return f"has an unknown base in its {'start' if unknown[0] else 'stop'} codon"
     if not sites.stops[stop]:
         return "does not end at a stop codon"
     if sites.stops[start:stop:FRAMES].any():

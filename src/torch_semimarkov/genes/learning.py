@@ -43,7 +43,7 @@ class GeneConfig:
     max_duration: int = 900
     hidden_dim: int = 32
     stretch: int = 30000
-    epochs: int = 2
+    epochs: int = 10
     lr: float = 0.01
     seed: int = 0
 
