@@ -253,6 +253,14 @@ def test_the_decoding_for_boundaries_has_the_highest_expected_f1(size, flags):
         assert f1(mine) == pytest.approx(best, abs=1e-10)
 
 
+def test_the_expected_f1_of_large_float32_scores_is_that_of_float64():
+    inputs = make_inputs(Size((200,), K=6, C=3), torch.float32)
+    inputs["scores"] += 60  # a log partition of which float32 keeps 3 digits behind the point
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    found, truth = (ts.posterior_decode(**x, objective="boundary_f1") for x in (inputs, wide))
+    assert_close("marginals", torch.float32, found.expected, truth.expected)
+
+
 def test_few_nodes_are_nearly_exact():
     inputs = make_inputs(Size((60, 41), K=6, C=3))
     whole = ts.posterior_decode(**inputs, objective="boundary_f1")

@@ -32,6 +32,9 @@ class FixedLag:
         self._codes = np.empty(0, np.uint8)
         self._origin = 0
         self._label: int | None = None
+        # Of the path followed last: the label before its first segment, and whether that segment
+        # begins where the codes do.
+        self._before, self._reached = -1, False
         self.score = 0.0
 
     def push(self, terms: Terms) -> list[Segment]:
@@ -68,7 +71,8 @@ class FixedLag:
         table = self._stepper.follow(self._codes, 0, 0, walk)
         self._before = int(walk[3])
         self._reached = int(walk[0]) == 0 and int(walk[1]) == -1
-        return [Segment(*(int(x) for x in row)) for row in table.T[::-1]] or [Segment(-1, n, 0)]
+        found = [Segment(*(int(x) for x in row)) for row in table.T[::-1]]
+        return found or [Segment(-1, n, 0)]  # there is one, but it began before the codes do
 
     def _agrees(self, first: Segment) -> bool:
         """True if the path has a boundary where the last final segment ended, with its label."""

@@ -96,6 +96,9 @@ def posterior_decode(
         p = gather(
             scores, transition, duration_bias, lengths, validate_args=validate_args, **terms
         ).map_terms(Tensor.detach)
+        if objective == "boundary_f1":
+            # ratios of partitions: the logs need the digits behind the point
+            p = p.map_terms(lambda x: x.to(_widest(p)))
         found = _marginals(p, backend)
         refuse_impossible(found.log_partition == -torch.inf)
         if objective == "position_accuracy":
@@ -112,9 +115,14 @@ def _marginals(p: Potentials, backend: str | None) -> Marginals:
     return marginals(**terms, backend=backend, validate_args=False)
 
 
+def _widest(p: Potentials) -> torch.dtype:
+    """The widest float type that the device has."""
+    return torch.float32 if p.device.type == "mps" else torch.float64
+
+
 def _most_positions(p: Potentials, found: Marginals, backend: str | None) -> Segments:
     """Viterbi on the probabilities of the labels, where the model has only its -inf left."""
-    wide = torch.float32 if p.device.type == "mps" else torch.float64
+    wide = _widest(p)
 
     def support(x: Tensor) -> Tensor:
         return torch.where(x == -torch.inf, x, 0.0).to(wide)

@@ -21,12 +21,11 @@ from torch_semimarkov.backends.cpu.kbest_lists import (
     UNKNOWN,
     M,
     answer,
+    ask,
     empty_store,
     grown,
-    last_edge,
     open_list,
     roomy,
-    whom_to_ask,
 )
 from torch_semimarkov.backends.cpu.kbest_path import (
     best_path,
@@ -46,7 +45,7 @@ def open_along(graph, choices, bound, room, used):
     """Lists of the nodes of the best path that have a choice, from the end on; returns the store.
 
     Args:
-        graph: as for :func:`weigh`.
+        graph: as for :func:`weighed`.
         choices: (2, n) nodes and steps, among which are those.
         bound: the most that an edge may lose.
         room: edges that a list keeps at most.
@@ -60,10 +59,10 @@ def open_along(graph, choices, bound, room, used):
             store = open_list(node, step, count, top, near, bound, room, graph, store, used)
     lists, wholes, _, _, _ = store
     for i in range(used[LISTS]):
-        edge = lists[M.EDGES, i]
-        wholes[M.BELOW, edge] = i + 1 if i + 1 < used[LISTS] else NONE
-        wholes[M.JOIN, edge] = lists[M.STEP, i]
-        wholes[M.FROM, edge] = wholes[M.TO, edge] = 0
+        edge = lists[i, M.EDGES]
+        wholes[edge, M.BELOW] = i + 1 if i + 1 < used[LISTS] else NONE
+        wholes[edge, M.JOIN] = lists[i, M.STEP]
+        wholes[edge, M.FROM] = wholes[edge, M.TO] = 0
     return store
 
 
@@ -73,7 +72,7 @@ def list_at(step, lists, count):
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
-        if lists[M.STEP, middle] < step:
+        if lists[middle, M.STEP] < step:
             low = middle + 1
         else:
             high = middle
@@ -90,10 +89,10 @@ def find_way(edge, here, along, bound, room, graph, path, store, used):
         bound: the most that an edge may lose; below 0 no list is opened.
         room: edges that a new list keeps at most.
         graph, path: as for :func:`walk_on`.
-        store, used: the tables, and how many columns of each are used.
+        store, used: the tables, and how many rows of each are used.
     """
-    (segments, stops, known), wholes, node = path, store[1], store[0][M.NODE, here]
-    first, before = used[SEGMENTS], wholes[M.PRED, edge]
+    (segments, stops, known), wholes, node = path, store[1], store[0][here, M.NODE]
+    first, before = used[SEGMENTS], wholes[edge, M.PRED]
     filled = first
     if not is_entry(node):
         segments, filled = grown(segments, first + 1), first + 1
@@ -111,8 +110,8 @@ def find_way(edge, here, along, bound, room, graph, path, store, used):
         count, top, near = weighed(at, graph)
         store = open_list(at, -1, count, top, near, bound, room, graph, store, used)
     wholes = store[1]
-    wholes[M.BELOW, edge], wholes[M.JOIN, edge] = below, step
-    wholes[M.FROM, edge], wholes[M.TO, edge] = first, filled
+    wholes[edge, M.BELOW], wholes[edge, M.JOIN] = below, step
+    wholes[edge, M.FROM], wholes[edge, M.TO] = first, filled
     return (segments, stops, known), store
 
 
@@ -140,21 +139,21 @@ def add_pieces(entry, count, along, graph, path, store, used, pieces, filled):
         pieces: (2, n) ranges of segments.
         filled: how many there are.
     """
-    (lists, wholes, _, ways, _), pairs, first, here = store, has_pairs(graph), filled, 0
-    pieces, filled = add_piece(0, segment_at(lists[M.STEP, 0], pairs), first, pieces, filled)
+    (lists, wholes, _, ways, _), pairs, first, here = store, has_pairs(graph[2]), filled, 0
+    pieces, filled = add_piece(0, segment_at(lists[0, M.STEP], pairs), first, pieces, filled)
     while entry != NONE:
-        edge, before = ways[M.CHOSEN, entry], ways[M.BEFORE, entry]
-        if wholes[M.BELOW, edge] == UNKNOWN:  # and nobody asks for another way by it
+        edge, before = ways[entry, M.CHOSEN], ways[entry, M.BEFORE]
+        if wholes[edge, M.BELOW] == UNKNOWN:  # and nobody asks for another way by it
             path, _ = find_way(edge, here, along, -1.0, 0, graph, path, store, used)
-        here, step = wholes[M.BELOW, edge], wholes[M.JOIN, edge]
-        begin, stop = wholes[M.FROM, edge], wholes[M.TO, edge]
+        here, step = wholes[edge, M.BELOW], wholes[edge, M.JOIN]
+        begin, stop = wholes[edge, M.FROM], wholes[edge, M.TO]
         pieces, filled = add_piece(begin, stop, first, pieces, filled)
         if step >= 0:
-            stop = segment_at(lists[M.STEP, here], pairs) if here != NONE else count
+            stop = segment_at(lists[here, M.STEP], pairs) if here != NONE else count
             pieces, filled = add_piece(segment_at(step, pairs), stop, first, pieces, filled)
         entry = NONE
         if here != NONE:
-            entry = lists[M.HEAD, here] if before == FIRST else before
+            entry = lists[here, M.HEAD] if before == FIRST else before
     return path, pieces, filled
 
 
@@ -177,7 +176,7 @@ def search(L, sizes, allowed, tables, best, scores):
     """
     plan = make_plan(sizes[0], sizes[1], sizes[2], sizes[3], (-tables[0].ctypes.data % 64) // 8)
     K, k, used = plan.K * (plan.labels if len(tables[3]) else 1), len(scores), np.zeros(4, np.int64)
-    graph = L, allowed, tables, plan, np.empty(max(K, plan.labels) + LANES)
+    graph = L, allowed, tables, plan, np.empty(max(K, plan.labels) + 2 * LANES)
     segments = np.empty((2, L), np.int32)
     count, choices, chosen, bound = best_path(graph, np.empty(k - 1), segments)
     store = open_along(graph, choices[:, :chosen], bound, k, used)
@@ -185,30 +184,29 @@ def search(L, sizes, allowed, tables, best, scores):
     along, used[SEGMENTS], chain = used[LISTS], count, np.empty((1, 64), np.int64)
     scores[0], reached = best, 1
     while reached < k and along > 0:
-        here, depth = 0, 0
-        while here != NONE:
-            chain = grown(chain, depth + 1)
-            chain[0, depth], depth = here, depth + 1
-            edge = last_edge(here, store)
-            if store[1][M.BELOW, edge] == UNKNOWN:
-                room = k - reached + 1
+        here, depth, edge = 0, 0, UNKNOWN
+        while edge != NONE:
+            chain = grown(chain, used[LISTS] + 1)
+            edge, depth = ask(here, depth, chain, store)
+            if edge != NONE:
+                depth, room = depth - 1, k - reached + 1
+                here = chain[0, depth]
                 path, store = find_way(edge, here, along, bound, room, graph, path, store, used)
-            here = whom_to_ask(edge, store)
         store = roomy(store, used, 0, depth)
         answer(chain, depth, store, used)
-        if store[0][M.DONE, 0] == 1:
+        if store[0][0, M.DONE] == 1:
             break
-        scores[reached] = best - store[4][M.DEFICIT, store[0][M.LAST, 0]]
+        scores[reached] = best - store[4][store[0][0, M.LAST], M.DEFICIT]
         reached += 1
     pieces, filled, spans = np.empty((2, 64), np.int64), 0, np.zeros((2, k), np.int64)
-    entry = store[0][M.HEAD, 0]
+    entry = store[0][0, M.HEAD]
     for i in range(reached):
         first = filled
         if along > 0:
             path, pieces, filled = add_pieces(
                 entry, count, along, graph, path, store, used, pieces, filled
             )
-            entry = store[3][M.NEXT, entry]
+            entry = store[3][entry, M.NEXT]
         else:
             pieces, filled = add_piece(0, count, first, pieces, filled)
         spans[0, i] = filled - first

@@ -10,9 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part, small
-from torch_semimarkov.backends.cpu.exact_viterbi import best_last, slack
-from torch_semimarkov.backends.cpu.vector import any_of, beats, load, spread
+from torch_semimarkov.backends.cpu.compile import inlined, part, small
+from torch_semimarkov.backends.cpu.elementary import larger
+from torch_semimarkov.backends.cpu.exact_viterbi import slack
+from torch_semimarkov.backends.cpu.vector import (
+    any_of,
+    beats,
+    largest_of_lanes,
+    load,
+    spread,
+    store,
+)
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
 START = 0
@@ -46,80 +54,75 @@ def label_of(node):
 
 
 @small
-def has_pairs(graph):
+def has_pairs(tables):
     """True with (K, C, C) transitions, where an edge is a duration and the label before."""
-    return len(graph[2][3]) > 0
+    return len(tables[3]) > 0
 
 
 @small
-def edge_from(node, i, graph):
+def edge_from(node, i, pairs, labels):
     """The node that edge i into a node comes from."""
-    plan, stop, label = graph[3], node >> BITS, label_of(node)
+    stop, label = node >> BITS, label_of(node)
     if is_entry(node):
         return end_of(stop, i)
-    if has_pairs(graph):
-        begin = stop - 1 - i // plan.labels
-        return end_of(begin, i % plan.labels) if begin > 0 else START
+    if pairs:
+        begin = stop - 1 - i // labels
+        return end_of(begin, i % labels) if begin > 0 else START
     begin = stop - 1 - i
     return entry_to(begin, label) if begin > 0 else START
 
 
 @part
 def ways_to_the_end(L, work, plan, values):
-    """:func:`weigh` for the end of the sequence: an edge is a last label."""
+    """Values of the edges into the end of the sequence, one a last label; returns their number."""
     P = (plan.size + L * plan.C) + (L - 1) * plan.C
-    _, top = best_last(P, work, plan)
     for c in range(plan.labels):
         values[c] = work[P + c] + work[plan.last + c]
-    return plan.labels, top, top
+    return plan.labels
 
 
 @part
 def pairs_to_the_end(L, tables, plan, values):
     """The same for (K, C, C) transitions."""
     _, _, closes, kept, _, _, _, _, end = tables
-    top = -np.inf
     for c in range(plan.labels):
         at = (L - 1) * plan.labels + c
         values[c] = kept[at] + (closes[at] if len(closes) else 0.0) + end[c]
-        top = max(top, values[c])
-    return plan.labels, top, top
+    return plan.labels
 
 
-@small
+@inlined
 def ways_to_entry(position, label, L, work, plan, values):
-    """:func:`weigh` for a label that is entered: an edge is the label before."""
+    """Values of the edges into a label that is entered, one a label before; their number."""
     P = (plan.size + L * plan.C) + (position - 1) * plan.C
-    column, top = plan.move + label // LANES * plan.C * LANES + label % LANES, -np.inf
+    column = plan.move + label // LANES * plan.C * LANES + label % LANES
     for source in range(plan.labels):
         values[source] = work[P + source] + work[column + source * LANES]
-        top = max(top, values[source])
-    return plan.labels, top, top - slack(abs(top))
+    return plan.labels
 
 
-@small
+@inlined
 def ways_to_stop(stop, label, L, allowed, work, plan, values):
-    """:func:`weigh` for the end of a segment: an edge is its duration."""
+    """Values of the edges into the end of a segment, one a duration; their number and size."""
     block, lane, last = label // LANES, label % LANES, stop - 1
     bias = plan.bias + (block * plan.depth + 1) * LANES + lane
     column = plan.size + (block * L + last) * LANES + lane
-    first, top = allowed[last * plan.labels + label] if len(allowed) else 0, -np.inf
+    first = allowed[last * plan.labels + label] if len(allowed) else 0
     count = min(plan.K, stop - first)
     for i in range(count):
         values[i] = work[column - i * LANES] + work[bias + i * LANES]
-        top = max(top, values[i])
     P = (plan.size + L * plan.C) + last * plan.C
-    return count, top, top - slack(abs(top) + abs(work[P + label]))
+    return count, abs(work[P + label])
 
 
 @part
 def pairs_to_stop(stop, label, tables, plan, values):
-    """The same for (K, C, C) transitions: an edge is a duration and the label before.
+    """The same for (K, C, C) transitions, an edge for each duration and label before.
 
     What is kept lacks the end score of its position and is relative to the normaliser.
     """
     scores, opens, closes, kept, steps, transition, bias, start, _ = tables
-    labels, C, top, content, count, largest = plan.labels, plan.C, -np.inf, 0.0, 0, 0.0
+    labels, C, content, count, size = plan.labels, plan.C, 0.0, 0, 0.0
     S = (labels + 3) // 4 * 4
     for d in range(min(plan.K, stop)):
         begin = stop - 1 - d
@@ -127,7 +130,7 @@ def pairs_to_stop(stop, label, tables, plan, values):
         content += scores[here] - (steps[begin - 1] if begin > 0 else 0.0)
         if content == -np.inf:
             break
-        largest = max(largest, abs(content))
+        size = max(size, abs(content))
         base = content + bias[d * C + label] + (opens[here] if len(opens) else 0.0)
         for source in range(labels if begin > 0 else 1):
             value = base + start[label]
@@ -136,49 +139,73 @@ def pairs_to_stop(stop, label, tables, plan, values):
                 value = base + transition[(d * S + source) * C + label] + kept[at]
                 value += closes[at] if len(closes) else 0.0
             values[count] = value
-            top = max(top, value)
             count += 1
-    return count, top, top - slack(abs(top) + largest)
+    return count, size
 
 
-@small
-def weigh(node, graph):
-    """What the edges into a node are worth.
+@inlined
+def largest_of(values, count):
+    """The largest of some numbers, after which comes -inf up to whole vectors."""
+    top = other = spread(-np.inf)
+    for i in range(0, count - LANES, 2 * LANES):
+        top, other = larger(top, load(values, i)), larger(other, load(values, i + LANES))
+    rest = load(values, max(count - 1, 0) // LANES * LANES)
+    return largest_of_lanes(larger(larger(top, other), rest))
+
+
+@inlined
+def weigh(node, L, allowed, work, plan, values):
+    """What the edges into a node are worth, with (C, C) transitions.
 
     Args:
         node: not 0.
-        graph: positions L of the sequence; ``allowed``, tables and plan, as for kbest.py's
-            :func:`search`; values, filled in the order in which ties are resolved, and with -inf up
-            to whole vectors.
+        L: positions of the sequence.
+        allowed, work, plan: as for kbest.py's :func:`search`.
+        values: filled in the order in which ties are resolved, and with -inf up to whole vectors.
 
     Returns:
         The number of edges, the best value, and one that rounding alone may keep from the best.
     """
-    L, allowed, tables, plan, values = graph
-    position, label = node >> BITS, label_of(node)
-    if len(tables[3]):
-        if is_entry(node):
-            count, top, near = pairs_to_the_end(L, tables, plan, values)
-        else:
-            count, top, near = pairs_to_stop(position, label, tables, plan, values)
-    elif not is_entry(node):
-        count, top, near = ways_to_stop(position, label, L, allowed, tables[0], plan, values)
+    position, label, size = node >> BITS, label_of(node), 0.0
+    if not is_entry(node):
+        count, size = ways_to_stop(position, label, L, allowed, work, plan, values)
     elif position < L:
-        count, top, near = ways_to_entry(position, label, L, tables[0], plan, values)
+        count = ways_to_entry(position, label, L, work, plan, values)
     else:
-        count, top, near = ways_to_the_end(L, tables[0], plan, values)
-    for i in range(count, -(-count // LANES) * LANES):
-        values[i] = -np.inf
-    return count, top, near
+        count = ways_to_the_end(L, work, plan, values)
+    store(values, count, spread(-np.inf))
+    top = largest_of(values, count)
+    return count, top, top if position == L and is_entry(node) else top - slack(abs(top) + size)
+
+
+@part
+def weigh_pairs(node, L, tables, plan, values):
+    """:func:`weigh` for (K, C, C) transitions."""
+    size = 0.0
+    if is_entry(node):
+        count = pairs_to_the_end(L, tables, plan, values)
+    else:
+        count, size = pairs_to_stop(node >> BITS, label_of(node), tables, plan, values)
+    store(values, count, spread(-np.inf))
+    top = largest_of(values, count)
+    return count, top, top if is_entry(node) else top - slack(abs(top) + size)
 
 
 @part
 def weighed(node, graph):
-    """:func:`weigh` as a call, where it is not done for each segment."""
-    return weigh(node, graph)
+    """:func:`weigh`, or :func:`weigh_pairs`, where it is not done for each segment.
+
+    Args:
+        node: not 0.
+        graph: what they take: L, ``allowed``, tables, plan, values.
+    """
+    L, allowed, tables, plan, values = graph
+    if has_pairs(tables):
+        return weigh_pairs(node, L, tables, plan, values)
+    return weigh(node, L, allowed, tables[0], plan, values)
 
 
-@small
+@inlined
 def first_best(count, near, values):
     """The first edge that is as good as the best; where there is NaN, maybe the last."""
     for i in range(count - 1):

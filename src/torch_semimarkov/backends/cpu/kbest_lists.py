@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part, small
-from torch_semimarkov.backends.cpu.kbest_edges import edge_from, loss_of
+from torch_semimarkov.backends.cpu.compile import inlined, part
+from torch_semimarkov.backends.cpu.kbest_edges import edge_from, has_pairs, loss_of
 
 
 class Columns(NamedTuple):
-    """Rows of the five tables; a list, an edge and an entry take a column each."""
+    """Columns of the five tables; a list, an edge and an entry take a row each."""
 
     NODE: int = 0  # of a list: its node,
     STEP: int = 1  # the step of the best path that it is, or -1,
@@ -44,10 +44,10 @@ class Columns(NamedTuple):
 
 
 M = Columns()
-# Of an edge: nobody knows its list yet; there is none, since no choice is left.
+# Of an edge: nobody knows its list yet. There is none: of a list, since no choice is left.
 UNKNOWN, NONE = -2, -1
-# The first entry of a list that may not be there yet.
-FIRST = -1
+# The first entry of a list that nobody knows yet.
+FIRST = -2
 # Where ``used`` counts the lists, edges, entries and segments.
 LISTS, EDGES, ENTRIES, SEGMENTS = 0, 1, 2, 3
 
@@ -66,14 +66,27 @@ def grown(table, count):
 
 
 @part
+def longer(table, count):
+    """The table, or a larger copy if it has fewer than ``count`` rows."""
+    rows, columns = table.shape
+    if count <= rows:
+        return table
+    larger = np.empty((max(count, 2 * rows), columns), table.dtype)
+    for i in range(rows):
+        for column in range(columns):
+            larger[i, column] = table[i, column]
+    return larger
+
+
+@part
 def empty_store():
     """Lists, edges, their losses, entries, their deficits; with room for a few."""
     return (
-        np.empty((7, 16), np.int64),
-        np.empty((6, 64), np.int64),
-        np.empty((2, 64)),
-        np.empty((3, 64), np.int64),
-        np.empty((1, 64)),
+        np.empty((16, 7), np.int64),
+        np.empty((64, 6), np.int64),
+        np.empty((64, 2)),
+        np.empty((64, 3), np.int64),
+        np.empty((64, 1)),
     )
 
 
@@ -82,32 +95,30 @@ def roomy(store, used, edges, entries):
     """The store with room for one more list, and so many edges and entries more."""
     lists, wholes, reals, ways, deficits = store
     return (
-        grown(lists, used[LISTS] + 1),
-        grown(wholes, used[EDGES] + edges),
-        grown(reals, used[EDGES] + edges),
-        grown(ways, used[ENTRIES] + entries),
-        grown(deficits, used[ENTRIES] + entries),
+        longer(lists, used[LISTS] + 1),
+        longer(wholes, used[EDGES] + edges),
+        longer(reals, used[EDGES] + edges),
+        longer(ways, used[ENTRIES] + entries),
+        longer(deficits, used[ENTRIES] + entries),
     )
 
 
-@part
+@inlined
 def insert(loss, edge, first, count, room, wholes, reals):
     """Put an edge among those of a list, of which the ``room`` best stay; returns their number.
 
     They are in order of their loss; of equal ones the first to come stays first.
     """
-    if count == room:
-        if loss >= reals[M.LOSS, first + room - 1]:
-            return count
-        count -= 1
-    at = first + count
-    while at > first and reals[M.LOSS, at - 1] > loss:
-        reals[M.LOSS, at] = reals[M.LOSS, at - 1]
-        wholes[M.PRED, at] = wholes[M.PRED, at - 1]
-        at -= 1
-    reals[M.LOSS, at] = loss
-    wholes[M.PRED, at] = edge
-    return count + 1
+    if count < room or loss < reals[first + room - 1, M.LOSS]:
+        count = min(count + 1, room)
+        at = first + count - 1
+        while at > first and reals[at - 1, M.LOSS] > loss:
+            reals[at, M.LOSS] = reals[at - 1, M.LOSS]
+            wholes[at, M.PRED] = wholes[at - 1, M.PRED]
+            at -= 1
+        reals[at, M.LOSS] = loss
+        wholes[at, M.PRED] = edge
+    return count
 
 
 @part
@@ -117,86 +128,91 @@ def open_list(node, step, count, top, near, bound, room, graph, store, used):
     Args:
         node: the node.
         step: the step at which the best path passes it, or -1.
-        count, top, near: what :func:`weigh` has just said of its edges.
+        count, top, near: what :func:`weighed` has just said of its edges.
         bound: the most that an edge may lose.
         room: edges that are kept at most.
-        graph: as for :func:`weigh`.
-        store, used: the tables, and how many columns of each are used.
+        graph: as for :func:`weighed`.
+        store, used: the tables, and how many rows of each are used.
     """
-    values, store = graph[4], roomy(store, used, min(room, count), 1)
-    lists, wholes, reals, _, _ = store
-    first, kept, here = used[EDGES], 0, used[LISTS]
+    values, pairs, labels = graph[4], has_pairs(graph[2]), graph[3].labels
+    store = roomy(store, used, min(room, count), 1)
+    lists, wholes, reals, ways, deficits = store
+    first, kept, here, entry = used[EDGES], 0, used[LISTS], used[ENTRIES]
     for i in range(count):
         loss = loss_of(values[i], top, near)
         if loss < np.inf and loss <= bound:
             kept = insert(loss, i, first, kept, room, wholes, reals)
     for edge in range(first, first + kept):
-        wholes[M.PRED, edge] = edge_from(node, wholes[M.PRED, edge], graph)
-        wholes[M.BELOW, edge], wholes[M.NEXT_WAY, edge] = UNKNOWN, FIRST
-        reals[M.TOTAL, edge] = reals[M.LOSS, edge]
-    lists[M.NODE, here], lists[M.STEP, here] = node, step
-    lists[M.EDGES, here], lists[M.COUNT, here] = first, kept
-    lists[M.DONE, here], lists[M.LAST, here] = 0, FIRST
-    used[LISTS], used[EDGES] = here + 1, first + kept
-    find_next(here, store, used)
+        wholes[edge, M.PRED] = edge_from(node, wholes[edge, M.PRED], pairs, labels)
+        wholes[edge, M.BELOW], wholes[edge, M.NEXT_WAY] = UNKNOWN, FIRST
+        reals[edge, M.TOTAL] = reals[edge, M.LOSS]
+    lists[here, M.NODE], lists[here, M.STEP] = node, step
+    lists[here, M.EDGES], lists[here, M.COUNT] = first, kept
+    lists[here, M.HEAD], lists[here, M.LAST], lists[here, M.DONE] = entry, entry, 0
+    ways[entry, M.CHOSEN], ways[entry, M.BEFORE], ways[entry, M.NEXT] = first, FIRST, NONE
+    deficits[entry, M.DEFICIT] = reals[first, M.LOSS]
+    used[LISTS], used[EDGES], used[ENTRIES] = here + 1, first + kept, entry + 1
     return store
 
 
 @part
-def find_next(here, store, used):
-    """Add the best way that is not in a list yet, if there is one."""
-    lists, wholes, reals, ways, deficits = store
-    first, best, least = lists[M.EDGES, here], -1, np.inf
-    for i in range(first, first + lists[M.COUNT, here]):
-        if reals[M.LOSS, i] >= least:  # and so those after it
-            break
-        if reals[M.TOTAL, i] < least:
-            best, least = i, reals[M.TOTAL, i]
-    if best < 0:
-        lists[M.DONE, here] = 1
-        return
-    entry, last = used[ENTRIES], lists[M.LAST, here]
-    ways[M.CHOSEN, entry], ways[M.BEFORE, entry] = best, wholes[M.NEXT_WAY, best]
-    ways[M.NEXT, entry], deficits[M.DEFICIT, entry] = -1, least
-    if last < 0:
-        lists[M.HEAD, here] = entry
-    else:
-        ways[M.NEXT, last] = entry
-    lists[M.LAST, here], used[ENTRIES] = entry, entry + 1
+def ask(here, depth, chain, store):
+    """Note which list waits for which, until one need not, or an edge does not know its list.
 
+    Args:
+        here: the list that is asked for its next entry.
+        depth: how many wait already.
+        chain: gets those that wait, each for the one after it.
+        store: the tables.
 
-@small
-def last_edge(here, store):
-    """The last edge of the last way in a list."""
-    return store[3][M.CHOSEN, store[0][M.LAST, here]]
-
-
-@part
-def whom_to_ask(edge, store):
-    """The list that an edge waits for; NONE if it need not, and stands for its next way now."""
-    lists, wholes, reals, ways, deficits = store
-    below, entry = wholes[M.BELOW, edge], wholes[M.NEXT_WAY, edge]
-    if below == NONE:
-        reals[M.TOTAL, edge] = np.inf
-        return NONE
-    entry = ways[M.NEXT, lists[M.HEAD, below] if entry == FIRST else entry]
-    if entry >= 0:
-        reals[M.TOTAL, edge] = reals[M.LOSS, edge] + deficits[M.DEFICIT, entry]
-        wholes[M.NEXT_WAY, edge] = entry
-    elif lists[M.DONE, below] == 1:
-        reals[M.TOTAL, edge] = np.inf
-    else:
-        return below
-    return NONE
+    Returns:
+        The edge that does not know its list, or NONE; how many wait.
+    """
+    lists, wholes, _, ways, _ = store
+    while here != NONE:
+        chain[0, depth] = here
+        depth += 1
+        edge = ways[lists[here, M.LAST], M.CHOSEN]
+        here, entry = wholes[edge, M.BELOW], wholes[edge, M.NEXT_WAY]
+        if here == UNKNOWN:
+            return edge, depth
+        if here != NONE:
+            entry = lists[here, M.HEAD] if entry == FIRST else entry
+            if ways[entry, M.NEXT] != NONE or lists[here, M.DONE] == 1:
+                here = NONE
+    return NONE, depth
 
 
 @part
 def answer(chain, depth, store, used):
     """Find the next entry of every list of a chain, of which each waits for the one after it."""
+    # one body without calls: each would count the references to all tables
+    lists, wholes, reals, ways, deficits = store
     for i in range(depth - 1, -1, -1):
-        find_next(chain[0, i], store, used)
-        if i > 0:
-            whom_to_ask(last_edge(chain[0, i - 1], store), store)
+        here = chain[0, i]
+        last, first = lists[here, M.LAST], lists[here, M.EDGES]
+        edge = ways[last, M.CHOSEN]  # which stands for its next way now, if there is one
+        below, entry = wholes[edge, M.BELOW], NONE
+        if below != NONE:
+            entry = wholes[edge, M.NEXT_WAY]
+            entry = ways[lists[below, M.HEAD] if entry == FIRST else entry, M.NEXT]
+        wholes[edge, M.NEXT_WAY], reals[edge, M.TOTAL] = entry, np.inf
+        if entry != NONE:
+            reals[edge, M.TOTAL] = reals[edge, M.LOSS] + deficits[entry, M.DEFICIT]
+        best, least = NONE, np.inf
+        for j in range(first, first + lists[here, M.COUNT]):
+            if reals[j, M.LOSS] >= least:  # and so those after it
+                break
+            if reals[j, M.TOTAL] < least:
+                best, least = j, reals[j, M.TOTAL]
+        if best == NONE:
+            lists[here, M.DONE] = 1
+            continue
+        entry = used[ENTRIES]
+        ways[entry, M.CHOSEN], ways[entry, M.BEFORE] = best, wholes[best, M.NEXT_WAY]
+        ways[entry, M.NEXT], deficits[entry, M.DEFICIT] = NONE, least
+        ways[last, M.NEXT] = lists[here, M.LAST] = entry
+        used[ENTRIES] = entry + 1
 
 
 @part

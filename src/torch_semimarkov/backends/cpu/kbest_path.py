@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torch_semimarkov.backends.cpu.compile import part, small
+from torch_semimarkov.backends.cpu.compile import inlined, part, small
 from torch_semimarkov.backends.cpu.kbest_edges import (
     BITS,
     LABEL,
@@ -24,6 +24,7 @@ from torch_semimarkov.backends.cpu.kbest_edges import (
     loss_of,
     may_lose_less,
     weigh,
+    weigh_pairs,
     weighed,
 )
 from torch_semimarkov.backends.cpu.kbest_lists import grown
@@ -60,7 +61,7 @@ def bound_of(heap, count):
     return heap[0] if count == len(heap) else np.inf
 
 
-@small
+@inlined
 def keep_others(best, count, top, near, values, heap, losses):
     """Put what the other edges into a node lose into the heap; True if one may matter."""
     low, matters = least_value(bound_of(heap, losses), top, near), False
@@ -68,8 +69,10 @@ def keep_others(best, count, top, near, values, heap, losses):
         if may_lose_less(i, low, values):
             for j in range(i, min(i + LANES, count)):
                 loss = loss_of(values[j], top, near)
-                if j != best and loss < np.inf and loss <= bound_of(heap, losses):
-                    losses, matters = keep_least(loss, heap, losses), True
+                bound = bound_of(heap, losses)
+                matters |= j != best and loss < np.inf and loss <= bound
+                if j != best and loss < bound:
+                    losses = keep_least(loss, heap, losses)
     return losses, matters
 
 
@@ -78,7 +81,7 @@ def best_path(graph, heap, segments):
     """Walk back from the end of the sequence by best edges.
 
     Args:
-        graph: as for :func:`weigh`.
+        graph: as for :func:`weighed`.
         heap: room for k - 1 losses.
         segments: (2, L) starts and labels, filled from the last segment on.
 
@@ -86,17 +89,22 @@ def best_path(graph, heap, segments):
         The number of segments; (2, n) nodes where another edge may matter, and the step at which
         each is passed; n; the most that an edge may lose.
     """
-    node, step, found, losses = entry_to(graph[0], 0), 0, 0, 0
+    L, allowed, tables, plan, values = graph
+    work, pairs = tables[0], has_pairs(tables)
+    node, step, found, losses = entry_to(L, 0), 0, 0, 0
     choices, chosen = np.empty((2, 64), np.int64), 0
     while node != START:
-        count, top, near = weigh(node, graph)
-        best = first_best(count, near, graph[4])
-        losses, matters = keep_others(best, count, top, near, graph[4], heap, losses)
+        if pairs:
+            count, top, near = weigh_pairs(node, L, tables, plan, values)
+        else:
+            count, top, near = weigh(node, L, allowed, work, plan, values)
+        best = first_best(count, near, values)
+        losses, matters = keep_others(best, count, top, near, values, heap, losses)
         if matters:
             choices = grown(choices, chosen + 1)
             choices[0, chosen], choices[1, chosen] = node, step
             chosen += 1
-        before = edge_from(node, best, graph)
+        before = edge_from(node, best, pairs, plan.labels)
         if not is_entry(node):
             segments[0, found], segments[1, found] = before >> BITS, label_of(node)
             found += 1
@@ -182,7 +190,7 @@ def walk_on(node, bound, graph, path, filled):
     Args:
         node: where to begin.
         bound: what another edge may lose to be a choice; below 0 none is.
-        graph: as for :func:`weigh`.
+        graph: as for :func:`weighed`.
         path: segments, of which the first are those of the best path; what :func:`stops_of` says
             of it; the nodes off it that are known.
         filled: how many segments there are.
@@ -190,15 +198,16 @@ def walk_on(node, bound, graph, path, filled):
     Returns:
         The node, its step on the best path or -1, the segments, and how many there are now.
     """
-    segments, stops, known = path
+    (segments, stops, known), pairs = path, has_pairs(graph[2])
     while node != START:
-        step = step_of(node, stops, segments, has_pairs(graph))
+        step = step_of(node, stops, segments, pairs)
         if step >= 0 or known[0, place_of(node, known)] == node:
             return node, step, segments, filled
         count, top, near = weighed(node, graph)
         if bound >= 0 and has_choice(count, bound, top, near, graph[4]):
             return node, -1, segments, filled
-        before = edge_from(node, first_best(count, near, graph[4]), graph)
+        best = first_best(count, near, graph[4])
+        before = edge_from(node, best, pairs, graph[3].labels)
         if not is_entry(node):
             segments = grown(segments, filled + 1)
             segments[0, filled], segments[1, filled] = before >> BITS, label_of(node)
