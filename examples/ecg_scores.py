@@ -38,4 +38,5 @@ def draw(prediction, vocabulary, path):
         record.features.mean(1), true, found, prediction.labels, prediction.boundaries,
         vocabulary.names, record.sample_rate, f"LUDB record {record.name}",
     )  # fmt: skip
+    figure.axes[0].set_ylabel("lead II (sd)")
     plots.save_figure(figure, path)

@@ -18,6 +18,8 @@ from torch_semimarkov.training.run import train
 needs_group = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
 # No dropout, so that processes and batches see the same model.
 PLAIN = {"dropout": 0.0, "epochs": 2, "batch_size": 4}
+# Settings in which two processes are to learn what one learns.
+SHARED = ({}, {"crf_reg": 0.1}, {"accumulate": 2, "batch_size": 2})
 
 
 def learned(folder=None, **changes):
@@ -38,16 +40,16 @@ def assert_same_learning(found, expected):
             torch.testing.assert_close(found["weights"][name], weight, rtol=1e-3, atol=1e-4)
 
 
-def on_rank(rank, changes):
-    return learned(**changes)
+def learned_on_rank(rank):
+    return [learned(**changes) for changes in SHARED]
 
 
 @needs_group
-@pytest.mark.parametrize("changes", [{}, {"crf_reg": 0.1}, {"accumulate": 2, "batch_size": 2}])
-def test_two_processes_learn_what_one_learns_from_the_whole_batch(changes):
-    whole = learned(**changes)
-    for found in run_on_ranks(2, on_rank, changes):
-        assert_same_learning(found, whole)
+def test_two_processes_learn_what_one_learns_from_the_whole_batch():
+    whole = [learned(**changes) for changes in SHARED]
+    for found in run_on_ranks(2, learned_on_rank):
+        for one, expected in zip(found, whole, strict=True):
+            assert_same_learning(one, expected)
 
 
 def test_accumulated_batches_are_one_larger_batch():
@@ -56,7 +58,8 @@ def test_accumulated_batches_are_one_larger_batch():
     assert_same_learning(parts, whole)
 
 
-def stopped_and_resumed(rank, folder):
+def whole_and_resumed(rank, folder):
+    whole = learned(dropout=0.3)["weights"]
     config = tiny_config(**{**PLAIN, "dropout": 0.3})
     with pytest.raises(KeyboardInterrupt):
         train(
@@ -64,20 +67,15 @@ def stopped_and_resumed(rank, folder):
             should_stop=lambda p: rank == 1 and (p.epoch, p.batch) == (1, 1),
         )  # fmt: skip
     resumed = train(tiny_records(9), None, config, folder, resume=True, quiet=True)
-    return resumed.saved.model.state_dict()
-
-
-def with_dropout(rank):
-    return learned(dropout=0.3)["weights"]
+    return whole, resumed.saved.model.state_dict()
 
 
 @needs_group
 def test_processes_stop_together_and_resume_to_the_same_bits(tmp_path):
-    resumed = run_on_ranks(2, stopped_and_resumed, tmp_path)
-    whole = run_on_ranks(2, with_dropout)
-    for name, weight in whole[0].items():
-        assert torch.equal(resumed[0][name], weight)
-        assert torch.equal(resumed[0][name], resumed[1][name])
+    (whole, first), (_, second) = run_on_ranks(2, whole_and_resumed, tmp_path)
+    for name, weight in whole.items():
+        assert torch.equal(first[name], weight)
+        assert torch.equal(first[name], second[name])
 
 
 def test_bounded_padding_holds_and_loses_no_example():

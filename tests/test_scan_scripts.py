@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_fused_scan
 import pytest
 
 pytest.importorskip("numba")
@@ -49,7 +50,10 @@ def test_the_benchmark_writes_a_row_for_each_dimension_and_direction(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["--repeats", "0"], ["--device", "tpu"], ["--memory", "old"]]
 )
-def test_the_benchmark_refuses_a_bad_argument_in_one_line(arguments):
-    done = run("scripts/benchmark_fused_scan.py", *arguments)
-    assert done.returncode == 2
-    assert "error:" in done.stderr.splitlines()[-1]
+def test_the_benchmark_refuses_a_bad_argument_in_one_line(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark_fused_scan.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        benchmark_fused_scan.main()
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("benchmark_fused_scan.py: error: ") and arguments[0] in last
