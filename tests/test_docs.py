@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 # A block of Python, and the text right below it, if there is one.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+# A block that begins so is a file, which later blocks import.
+FILE = re.compile(r"# (\w+\.py)\n")
 
 
 def blocks(page: str) -> list[tuple[str, str | None]]:
@@ -33,8 +36,14 @@ def run_doctest(code: str, names: dict[str, object], page: str) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {}
     for code, expected in blocks(page):
+        if FILE.match(code):
+            file = tmp_path / FILE.match(code)[1]
+            file.write_text(code, encoding="utf-8")
+            sys.modules.pop(file.stem, None)
+            continue
         if code.startswith(">>> "):
             run_doctest(code, names, page)
             continue
