@@ -10,7 +10,7 @@ SETUP := PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup_venv.sh
 CODE := $(wildcard src tests benchmarks examples scripts)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-triton kernels test-gpu bench-gpu lint format dist check-dist setup clean
+.PHONY: help demo test test-triton kernels test-gpu bench-gpu docs lint format dist check-dist setup clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,11 @@ bench-gpu:  ## measure the triton backend beside its peers; says so where there 
 	@$(SETUP) dev
 	$(BIN)/python benchmarks/gpu_vs_peers.py
 
+docs:  ## build the documentation site in site/, with warnings as errors
+	@$(SETUP) dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/check_site.py site
+
 lint:  ## ruff check, ruff format --check, mypy on functional/
 	@$(SETUP) dev
 	$(BIN)/ruff check $(CODE)
@@ -63,5 +68,5 @@ setup:  ## make the environment for development
 	@$(SETUP) dev
 
 clean:  ## remove the environment, caches, builds and runs/demo
-	rm -rf .venv build dist runs/demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv build dist site runs/demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ Nothing here loads ``wfdb`` before a WFDB file is read or written.
 
 from torch_semimarkov.data.files import atomic_path, atomic_write, unpack
 from torch_semimarkov.data.readers import (
+    READERS,
     ReadOptions,
     read_any,
     read_folder,
@@ -33,6 +34,7 @@ from torch_semimarkov.data.wfdb_files import read_wfdb, write_wfdb_annotations
 from torch_semimarkov.data.writers import write_segments_json, write_segments_tsv
 
 __all__ = [
+    "READERS",
     "WAVE_SYMBOLS",
     "Batch",
     "DurationSuggestion",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,6 @@ from torch_semimarkov.data.tables import SIDECAR_ENDINGS, read_table
 from torch_semimarkov.data.waves import WAVE_SYMBOLS
 from torch_semimarkov.data.wfdb_files import read_wfdb
 from torch_semimarkov.errors import FileFormatError, SemiMarkovError
-
-ENDINGS = (".npz", ".csv", ".tsv", ".hea")
-
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -136,34 +133,50 @@ def _label_name(label: Any, names: np.ndarray | None) -> str:
     return str(names[label])
 
 
+def _read_table(path: Path, o: ReadOptions) -> Record:
+    return read_table(path, o.channels, o.label_column, o.sample_rate)
+
+
+def _read_wfdb(path: Path, o: ReadOptions) -> Record:
+    return read_wfdb(
+        path,
+        o.channels,
+        o.annotator,
+        o.symbols,
+        o.background,
+        o.crop,
+        o.incomplete,
+        o.sample_rate,
+    )
+
+
+Reader = Callable[[Path, ReadOptions], Record]
+# Ending of a file -> what reads it. One more line is one more format, here or in a user's program.
+READERS: dict[str, Reader] = {
+    ".npz": lambda path, o: read_npz(path, o.sample_rate),
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".hea": _read_wfdb,
+}
+
+
 def read_any(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Record:
     """Read one file of any supported format, picked by its ending.
 
     Args:
-        path: .npz, .csv, .tsv, or a WFDB record (.hea, .dat, or no ending).
+        path: a file with an ending of ``READERS``, or a WFDB record (.hea, .dat, or no ending).
         options: how to read; default :class:`ReadOptions` as it stands.
 
     Raises:
         FileFormatError: an unknown ending, or whatever the reader raises.
     """
     path, o = Path(path), options or ReadOptions()
-    ending = path.suffix.lower()
-    if ending == ".npz":
-        return read_npz(path, o.sample_rate)
-    if ending in (".csv", ".tsv"):
-        return read_table(path, o.channels, o.label_column, o.sample_rate)
-    if ending in (".hea", ".dat") or Path(f"{path}.hea").is_file():
-        return read_wfdb(
-            path,
-            o.channels,
-            o.annotator,
-            o.symbols,
-            o.background,
-            o.crop,
-            o.incomplete,
-            o.sample_rate,
-        )
-    raise FileFormatError(path, f"no reader for this file; endings read: {', '.join(ENDINGS)}")
+    reader = READERS.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path, o)
+    if path.suffix.lower() == ".dat" or Path(f"{path}.hea").is_file():
+        return _read_wfdb(path, o)
+    raise FileFormatError(path, f"no reader for this file; endings read: {', '.join(READERS)}")
 
 
 def record_paths(path: str | os.PathLike[str]) -> list[Path]:
@@ -183,12 +196,12 @@ def record_paths(path: str | os.PathLike[str]) -> list[Path]:
     found = [
         file
         for file in path.iterdir()
-        if file.suffix.lower() in ENDINGS
+        if file.suffix.lower() in READERS
         and not file.name.startswith(".")
         and not file.name.lower().endswith(SIDECAR_ENDINGS)
     ]
     if not found:
-        raise FileFormatError(path, f"no readable file in this folder ({', '.join(ENDINGS)})")
+        raise FileFormatError(path, f"no readable file in this folder ({', '.join(READERS)})")
     return sorted(found, key=lambda file: natural_key(file.name))
 
 
