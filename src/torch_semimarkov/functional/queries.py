@@ -1,9 +1,4 @@
-"""Questions about the posterior whose answers are no gradient of the log partition.
-
-The probability that (start, end, label) is a segment is that of an end there, times the share that
-this segment has in ``alpha``, the sum over all ways to end there. So one pass for the marginals and
-the messages of one left-to-right scan answer any number of questions.
-"""
+"""Questions about the posterior whose answers are no gradient of the log partition."""
 
 from __future__ import annotations
 
@@ -17,8 +12,9 @@ from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional.inputs import gather, result_dtype, wants_validation
 from torch_semimarkov.functional.partial import log_prob_known
 from torch_semimarkov.functional.posterior import marginals
+from torch_semimarkov.functional.segment_posterior import posterior_of, probability_of
 from torch_semimarkov.potentials import Potentials
-from torch_semimarkov.segments import Segments, require_tensors
+from torch_semimarkov.segments import Segments
 
 
 class MaxMarginals(NamedTuple):
@@ -32,17 +28,6 @@ class MaxMarginals(NamedTuple):
     labels: Tensor
     starts: Tensor
     ends: Tensor
-
-
-class _Posterior(NamedTuple):
-    """What every question needs, in float64; sums are of the scores before each position."""
-
-    p: Potentials
-    alpha: Tensor
-    entering: Tensor
-    ends: Tensor
-    sums: Tensor
-    holes: Tensor
 
 
 def segment_marginals(
@@ -80,88 +65,11 @@ def segment_marginals(
     call = (scores, transition, duration_bias, lengths)
     p = gather(*call, validate_args=validate_args, **terms)
     _check_inside(p, segments, wants_validation(validate_args, p.device))
-    q = _posterior(p, backend)
+    q = posterior_of(p, backend)
     row = torch.arange(p.B, device=p.device)[:, None]
     start, end = segments.starts.clamp(min=0), segments.ends.clamp(min=1)
-    found = _probability(q, row, start, end, segments.labels.clamp(min=0))
+    found = probability_of(q, row, start, end, segments.labels.clamp(min=0))
     return torch.where(segments.mask, found, 0.0).to(result_dtype(scores))
-
-
-def window_marginals(
-    windows: Tensor,
-    scores: Tensor,
-    transition: Tensor,
-    duration_bias: Tensor,
-    lengths: Tensor | None = None,
-    *,
-    backend: str | None = None,
-    validate_args: bool | None = None,
-    **terms: Any,
-) -> Tensor:
-    """Probability that at least one segment starts inside each window of positions.
-
-    Args:
-        windows: (B, M, 2) int, [first, stop) with 0 <= first < stop <= the sequence's length.
-        scores, transition, duration_bias, lengths, backend, validate_args, **terms: as in
-            :func:`segment_marginals`.
-
-    Returns:
-        (B, M) in the type of the scores (half types: float32); no gradient. O(K^2 C) a window.
-
-    Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; or a window outside its sequence.
-
-    >>> call = torch.zeros(1, 2, 1), torch.zeros(1, 1), torch.zeros(2, 1)
-    >>> window_marginals(torch.tensor([[[1, 2]]]), *call)
-    tensor([[0.5000]])
-    """
-    call = (scores, transition, duration_bias, lengths)
-    p = gather(*call, validate_args=validate_args, **terms)
-    checked = wants_validation(validate_args, p.device)
-    first, stop = _windows(windows, p, "windows", checked).unbind(-1)
-    covering = _covering(_posterior(p, backend), (first - 1).clamp(min=0), stop)
-    none = torch.where(first > 0, covering.sum((-1, -2)), 0.0)
-    return (1.0 - none).clamp(0, 1).to(result_dtype(scores))
-
-
-def duration_posterior(
-    positions: Tensor,
-    scores: Tensor,
-    transition: Tensor,
-    duration_bias: Tensor,
-    lengths: Tensor | None = None,
-    *,
-    backend: str | None = None,
-    validate_args: bool | None = None,
-    **terms: Any,
-) -> Tensor:
-    """Posterior of duration and label of the segment that covers each given position.
-
-    Args:
-        positions: (B, M) int, inside each sequence.
-        scores, transition, duration_bias, lengths, backend, validate_args, **terms: as in
-            :func:`segment_marginals`.
-
-    Returns:
-        (B, M, K, C) in the type of the scores (half types: float32), row d-1 for d positions; sums
-        to 1 over the last two. No gradient. With a tail, rows go on to T. O(K^2 C) a position.
-
-    Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; or a position outside its sequence.
-
-    >>> call = torch.zeros(1, 2, 1), torch.zeros(1, 1), torch.zeros(2, 1)
-    >>> duration_posterior(torch.tensor([[1]]), *call).flatten()
-    tensor([0.5000, 0.5000])
-    """
-    call = (scores, transition, duration_bias, lengths)
-    p = gather(*call, validate_args=validate_args, **terms)
-    checked = wants_validation(validate_args, p.device)
-    require_tensors(positions=positions)
-    if positions.dim() != 2:
-        raise ShapeError(f"positions must be (B, M), got {tuple(positions.shape)}")
-    windows = torch.stack((positions, positions + 1), -1)
-    first, stop = _windows(windows, p, "positions", checked).unbind(-1)
-    return _covering(_posterior(p, backend), first, stop).to(result_dtype(scores))
 
 
 def run_marginals(
@@ -274,82 +182,6 @@ def max_marginals(
     )  # fmt: skip
     found = dispatch.max_marginals(p.map_terms(Tensor.detach), backend)
     return MaxMarginals(*(x.to(result_dtype(scores)) for x in found))
-
-
-@torch.no_grad()
-def _posterior(p: Potentials, backend: str | None) -> _Posterior:
-    p = p.map_terms(Tensor.detach).without_tail()
-    alpha, entering = dispatch.messages(p, backend)
-    terms = {**dict(p.terms()), "lengths": p.lengths}
-    ends = marginals(**terms, backend=backend, validate_args=False).ends  # type: ignore[arg-type]
-    wide = alpha.dtype
-    inside = p.inside()[..., None]
-    p = p.map_terms(lambda x: x.to(wide))
-    forbidden = (p.scores == -torch.inf) & inside
-    finite = torch.where(forbidden | ~inside, 0.0, p.scores)
-    sums, holes = (
-        torch.nn.functional.pad(x.cumsum(1), (0, 0, 1, 0)) for x in (finite, forbidden.long())
-    )
-    return _Posterior(p, alpha, entering, ends.to(wide), sums, holes)
-
-
-def _probability(q: _Posterior, row: Tensor, start: Tensor, end: Tensor, label: Tensor) -> Tensor:
-    """Probability of segments inside their sequences; 0 of those longer than K."""
-    p, last = q.p, end - 1
-    d = end - start - 1
-    longest = min(p.K, p.T)
-    fits = (d >= 0) & (d < longest)
-    d = d.clamp(min=0, max=longest - 1)
-    score = q.entering[row, last, d, label] if p.per_duration else q.entering[row, start, label]
-    score = score + p.duration_bias[d, label]
-    score = score + q.sums[row, end, label] - q.sums[row, start, label]
-    fits = fits & (q.holes[row, end, label] == q.holes[row, start, label])
-    if p.start_scores is not None:
-        score = score + p.start_scores[row, start, label]
-    if p.end_scores is not None:
-        score = score + p.end_scores[row, last, label]
-    total = q.alpha[row, last, label]
-    fits = fits & (total > -torch.inf)
-    share = torch.where(fits, score - torch.where(fits, total, 0.0), -torch.inf).exp()
-    return (q.ends[row, last, label] * share).clamp(0, 1)
-
-
-def _covering(q: _Posterior, first: Tensor, stop: Tensor) -> Tensor:
-    """(B, M, K, C). Probability that one segment of d positions covers all of [first, stop)."""
-    p = q.p
-    found = q.alpha.new_zeros((*first.shape, p.K, p.C))
-    row = torch.arange(p.B, device=p.device)[:, None, None, None]
-    label = torch.arange(p.C, device=p.device)
-    duration = torch.arange(1, p.K + 1, device=p.device)[:, None]
-    lengths = p.lengths[:, None, None, None]  # type: ignore[index]
-    first, stop = first[..., None, None], stop[..., None, None]
-    for before in range(min(p.K, p.T)):
-        start = first - before
-        end = start + duration
-        valid = (start >= 0) & (end >= stop) & (end <= lengths)
-        end = end.clamp(min=1).minimum(lengths)
-        here = _probability(q, row, start.clamp(min=0), end, label)
-        found += torch.where(valid, here, 0.0)
-    return found
-
-
-def _windows(windows: Tensor, p: Potentials, name: str, checked: bool) -> Tensor:
-    require_tensors(**{name: windows})
-    integers = not windows.is_floating_point() and windows.dtype != torch.bool
-    if windows.dim() != 3 or windows.shape[::2] != (p.B, 2) or not integers:
-        got = f"{tuple(windows.shape)} {str(windows.dtype)[6:]}"
-        raise ShapeError(f"windows must be (B, M, 2) = ({p.B}, M, 2) int, got {got}")
-    windows = windows.to(p.device, torch.int64)
-    if checked:
-        first, stop = windows.unbind(-1)
-        bad = (first < 0) | (stop <= first) | (stop > p.lengths[:, None])  # type: ignore[index]
-        if bool(bad.any()):
-            b, m = bad.nonzero()[0].tolist()
-            raise ShapeError(
-                f"{name} must lie in their sequences, 0 <= first < stop <= length, got "
-                f"{windows[b, m].tolist()} at sequence {b} of length {int(p.lengths[b])}"  # type: ignore[index]
-            )
-    return windows
 
 
 def _check_inside(p: Potentials, segments: Segments, checked: bool) -> None:
