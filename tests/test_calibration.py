@@ -54,6 +54,11 @@ def test_a_certain_miss_has_a_finite_temperature():
     assert 1 < metrics.fit_temperature([1.0, 1.0, 0.9], [1, 0, 1]) <= 100.01
 
 
+@pytest.mark.parametrize("p, y", [([0.5, 0.5], [1, 0]), ([1.0, 1.0], [1, 1])])
+def test_where_no_temperature_is_better_than_another_it_is_1(p, y):
+    assert metrics.fit_temperature(p, y) == 1.0
+
+
 def test_perfect_certainty_hands_over_the_errors_first():
     correct = np.array([1, 0, 1, 1, 0])
     best = metrics.selective_curve(correct, correct)
@@ -103,6 +108,9 @@ def test_settings_out_of_range_are_refused():
             call()
     with pytest.raises(ShapeError):
         metrics.boundary_intervals([0.5, 0.5], [1, 0], 0.5)
+    for numbers in ([np.nan, 0.5], [1, 0]), ([0.5, 0.5], [1, np.nan]):
+        with pytest.raises(ShapeError, match="NaN"):
+            metrics.selective_curve(*numbers)
 
 
 def test_every_picture_holds_its_curves():

@@ -18,6 +18,7 @@ from torch_semimarkov.errors import (
     ShapeError,
     UnsupportedError,
 )
+from torch_semimarkov.functional import covering
 from torch_semimarkov.functional.inputs import gather
 
 FLAGS_HERE = ["boundary", "forbidden", "all"]
@@ -67,6 +68,23 @@ def test_the_probability_of_a_boundary_in_a_window(size, flags):
             for w in windows[b]
         ]
         assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+
+
+@pytest.mark.parametrize("held", [1, 200, 1 << 22])
+def test_windows_at_all_positions_share_their_work_and_agree_with_forbidden_boundaries(
+    held, monkeypatch
+):
+    monkeypatch.setattr(covering, "_NUMBERS", held)
+    size = Size((70, 64), K=20, C=3)
+    call = make_inputs(size, flags="boundary")
+    first = torch.arange(1, 61)
+    table = torch.stack((first, first + 1 + first % 4), -1)
+    found = ts.window_marginals(table.expand(2, -1, -1), **call)
+    for m in range(0, 60, 13):
+        known = torch.full((2, 70), -1)
+        known[:, table[m, 0] : table[m, 1]] = 0
+        truth = 1 - ts.partial_log_prob(**call, boundaries=known).exp()
+        assert_close("marginals", FLOAT64, found[:, m], truth.tolist())
 
 
 @for_each_flags

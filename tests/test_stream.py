@@ -207,7 +207,7 @@ def test_scores_of_a_billion_lose_no_digit_of_a_marginal_choice():
 GOOD = torch.zeros(1, 4, 2)
 BAD_CHUNKS = {
     "another width": (torch.zeros(1, 4, 3), {}, r"with C = 2, got \(1, 4, 3\)"),
-    "another batch": (torch.zeros(2, 4, 2), {}, r"scores must be \(1, 'n', 2\) as in the chunks"),
+    "another batch": (torch.zeros(2, 4, 2), {}, r"scores must be \(1, n, 2\) as in the chunks"),
     "no position": (torch.zeros(1, 0, 2), {}, "at least one position"),
     "NaN": (torch.full((1, 4, 2), torch.nan), {}, "got nan at position 4, label 0"),
     "infinity": (torch.full((1, 4, 2), torch.inf), {}, "got inf at position 4, label 0"),

@@ -17,6 +17,9 @@ from torch_semimarkov import dispatch
 from torch_semimarkov.functional.posterior import marginals
 from torch_semimarkov.potentials import Potentials
 
+# Probabilities of segments that are held at a time.
+_NUMBERS = 1 << 22
+
 
 class Posterior(NamedTuple):
     """What every question needs, in float64.
@@ -127,11 +130,51 @@ def covering(q: Posterior, first: Tensor, stop: Tensor, rows: int) -> Tensor:
 
 
 def covered(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
-    """(B, M). Probability that one segment covers all of [first, stop); O(K^2 C) each."""
-    if q.p.tail is None:
-        return covering(q, first, stop, q.rows).sum((-1, -2))
-    short = covering(q, first, stop, q.rows - 1).sum((-1, -2))
-    return (short + _covered_by_long(q, first, stop)).clamp(0, 1)
+    """(B, M). Probability that one segment covers all of [first, stop).
+
+    O(K) each, and O(K C) for each position that such a segment of less than K may start at.
+    """
+    rows = q.rows if q.p.tail is None else q.rows - 1
+    pairs = enumerate(zip(first, stop, strict=True))
+    short = torch.stack([_covered_by_short(q, b, *pair, rows) for b, pair in pairs])
+    if q.p.tail is not None:
+        short = short + _covered_by_long(q, first, stop)
+    return short.clamp(0, 1)
+
+
+def _covered_by_short(q: Posterior, b: int, first: Tensor, stop: Tensor, rows: int) -> Tensor:
+    """(M,). The same in sequence b, of segments of up to ``rows`` positions.
+
+    ``longer[s, d-1]`` is the probability that a segment of d positions or more starts at s.
+    """
+    p, found = q.p, q.alpha.new_zeros(first.shape)
+    starts, place = _asked(first, rows, p.T)
+    row, label = torch.tensor(b, device=p.device), torch.arange(p.C, device=p.device)
+    length = p.lengths[b]  # type: ignore[index]
+    duration = torch.arange(1, rows + 1, device=p.device)[:, None]
+    block = max(1, _NUMBERS // max(1, rows * p.C))
+    for at in range(0, len(starts), block):
+        some = starts[at : at + block]
+        end = some[:, None, None] + duration
+        one = probability(q, row, some[:, None, None], end.minimum(length), label)
+        longer = torch.where(end <= length, one, 0.0).sum(-1).flip(1).cumsum(1).flip(1)
+        here = ((first >= some[0]) & (first < some[-1] + rows)).nonzero()[:, 0]
+        for before in range(rows):
+            start = first[here] - before
+            most = stop[here] - start
+            valid = (start >= some[0]) & (start <= some[-1]) & (most <= rows)
+            of = (place[start.clamp(min=0)] - at).clamp(0, len(some) - 1)
+            found[here] += torch.where(valid, longer[of, most.clamp(max=rows) - 1], 0.0)
+    return found
+
+
+def _asked(first: Tensor, rows: int, T: int) -> tuple[Tensor, Tensor]:
+    """Positions less than ``rows`` before one of ``first``; (T + 1,) the place of each there."""
+    steps = torch.zeros(T + 1, dtype=torch.int64, device=first.device)
+    steps.index_add_(0, (first - rows + 1).clamp(min=0), torch.ones_like(first))
+    steps.index_add_(0, first + 1, -torch.ones_like(first))
+    near = steps.cumsum(0) > 0
+    return near.nonzero()[:, 0], near.cumsum(0) - 1
 
 
 def _covered_by_long(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:

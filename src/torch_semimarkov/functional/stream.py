@@ -210,8 +210,8 @@ class SemiMarkovStream:
             raise ShapeError(f"a chunk must have at least one position, got {tuple(scores.shape)}")
         if self._batch not in (None, tuple(scores.shape[:-2])):
             got = tuple(scores.shape)
-            wanted = (*self._batch, "n", self._C) if self._batch is not None else ()
-            raise ShapeError(f"scores must be {wanted} as in the chunks before, got {got}")
+            wanted = ", ".join(map(str, (*(self._batch or ()), "n", self._C)))
+            raise ShapeError(f"scores must be ({wanted}) as in the chunks before, got {got}")
         if self._present and self._present != tuple(x is not None for x in terms):
             raise ShapeError("start_scores and end_scores must come with all chunks or with none")
         arrays = [self._array(n, x, scores) for n, x in zip(_NAMES, terms, strict=True)]

@@ -125,6 +125,9 @@ def fit_temperature(probabilities: Any, outcomes: Any) -> float:
     Args:
         probabilities, outcomes: see the module.
 
+    Returns:
+        The temperature; 1 where none is better, as of probabilities that are all 0.5, or 0 and 1.
+
     Raises:
         ShapeError: as :func:`reliability`.
 
@@ -145,7 +148,9 @@ def fit_temperature(probabilities: Any, outcomes: Any) -> float:
 
     most = np.log(100.0)
     found = minimize_scalar(loss, bounds=(-most, most), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    # The same to rounding is no better.
+    better = found.fun < loss(0.0) - 1e-12
+    return float(np.exp(found.x)) if better else 1.0
 
 
 def selective_curve(certainty: Any, correct: Any) -> SelectiveCurve:
@@ -156,7 +161,7 @@ def selective_curve(certainty: Any, correct: Any) -> SelectiveCurve:
         correct: (N,), 1 where the prediction is right, else 0; or a share of it.
 
     Raises:
-        ShapeError: not two arrays of one length >= 1.
+        ShapeError: not two arrays of one length >= 1, or a NaN in them.
 
     Source: Geifman and El-Yaniv, Selective classification for deep neural networks, NIPS 2017.
 
@@ -166,6 +171,8 @@ def selective_curve(certainty: Any, correct: Any) -> SelectiveCurve:
     c, y = (np.asarray(x, dtype=np.float64) for x in (certainty, correct))
     if c.ndim != 1 or c.shape != y.shape or not len(c):
         raise ShapeError(f"certainty and correct must be (N,), N >= 1, got {c.shape}, {y.shape}")
+    if np.isnan(c).any() or np.isnan(y).any():
+        raise ShapeError("certainty and correct must be numbers, got NaN")
     steps = np.arange(1, len(c) + 1)
     accuracy = np.cumsum(y[np.argsort(-c, kind="stable")]) / steps
     return SelectiveCurve(steps / len(c), accuracy, float((1 - accuracy).mean()))
