@@ -45,7 +45,7 @@ def test_predictions_and_scores_have_segments_longer_than_k(folder, data, tmp_pa
     files = sorted((tmp_path / "found").glob("*.segments.tsv"))
     found = [s for path in files for table in read_segments(path) for s in table.segments]
     assert max(s.duration for s in found) > 2
-    text = succeeds("evaluate", folder, data)
+    text = succeeds("evaluate", data, "--model", folder)
     assert "accuracy" in text
 
 
