@@ -42,15 +42,15 @@ def test_the_probability_of_a_stretch_is_that_on_the_whole_contig_if_it_is_near(
 
 def test_a_row_has_the_rates_of_stop_codons_and_of_whole_genes_in_percent():
     gold = [Gene("c", 0, 90, "+"), Gene("c", 200, 290, "-")]
-    row = genomes.row_of("x", gold, [Gene("c", 30, 90, "+"), gold[1]], 2.0, 3.0)
+    row = genomes.row_of("x", gold, [Gene("c", 30, 90, "+"), gold[1]], (2.0, 1.5, 3.0))
     assert (row["found %"], row["precision %"], row["exact %"]) == (100, 100, 50)
-    assert (row["seconds"], row["peak MiB"]) == (2.0, 3.0)
+    assert (row["seconds"], row["CPU s"], row["peak MiB"]) == (2.0, 1.5, 3.0)
 
 
 def test_a_program_is_measured_by_itself_and_its_last_words_are_told_if_it_fails():
     code = "import time; x = bytearray(200 << 20); time.sleep(0.2)"
-    seconds, memory = genomes.measured([sys.executable, "-c", code])
-    assert seconds > 0.2 and memory > 200
+    seconds, used, memory = genomes.measured([sys.executable, "-c", code])
+    assert seconds > 0.2 and used > 0 and memory > 200
     code = "import sys; sys.exit('no such genome')"
     with pytest.raises(ConfigError, match="no such genome"):
         genomes.measured([sys.executable, "-c", code])
@@ -80,7 +80,7 @@ def test_the_command_trains_annotates_and_compares(tmp_path, monkeypatch, capsys
             Path(command[-1]).write_text((tmp_path / "new.gff3").read_text())
         else:
             succeeds(*command[3:])
-        return 1.0, 2.0
+        return 1.0, 0.5, 2.0
 
     monkeypatch.setattr(genomes, "measured", in_process)
     files = [f"--genome={tmp_path}/known.fna", f"--annotation={tmp_path}/known.gff3",
@@ -95,10 +95,15 @@ def test_the_command_trains_annotates_and_compares(tmp_path, monkeypatch, capsys
     assert rows["Prodigal"]["found %"] == 100
     assert rows["torch_semimarkov"]["found %"] > 80
     assert (output / "genomes.png").read_bytes().startswith(b"\x89PNG")
-    genomes.main([*files, f"--output={output}", "--epochs=1", "--prodigal=no-such-program"])
+    assert table["training"] == {"seconds": 1.0, "CPU s": 0.5, "peak MiB": 2.0}
+    files = [f"--model={output}/model", *files[2:]]
+    genomes.main([*files, f"--output={tmp_path}/again", "--prodigal=no-such-program"])
     assert "no no-such-program here" in capsys.readouterr().err
-    table = json.loads((output / "table.json").read_text())
-    assert "Prodigal" not in [row["annotator"] for row in table["runs"]]
+    again = json.loads((tmp_path / "again" / "table.json").read_text())
+    assert again["training"] is None
+    assert [row["found %"] for row in again["runs"]] == [
+        row["found %"] for row in table["runs"][:2]
+    ]
 
 
 def test_a_mistake_is_one_line(tmp_path):

@@ -30,13 +30,15 @@ SIGNS = {"+": 1, "-": -1}
 WIDTH, STEP = 12000, 500  # bases that are shown, and between the stretches to choose from
 BESIDE = 30000  # bases on either side of them that the probability is computed with
 HEAD = 120  # bases of an arrow's head
+COSTS = ("seconds", "CPU s", "peak MiB")
+OURS = [sys.executable, "-m", "torch_semimarkov.cli", "genes"]
 
 
 # Runs
 
 
 def measured(command):
-    """Run a command; wall-clock seconds and peak memory in MiB.
+    """Run a command; wall-clock seconds, CPU seconds, and peak memory in MiB.
 
     Raises:
         ConfigError: it failed; its last line of error output.
@@ -48,7 +50,8 @@ def measured(command):
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ConfigError(f"{command[0]} failed: {said.splitlines()[-1] if said else ''}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    spent = time.perf_counter() - began
+    return spent, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def write_fasta(path, contigs):
@@ -61,37 +64,47 @@ def write_fasta(path, contigs):
             file.write("\n".join([f">{contig.name}", *lines, ""]))
 
 
-def row_of(name, gold, found, seconds, memory):
-    """A row of the table, in percent, seconds and MiB."""
+def row_of(name, gold, found, cost):
+    """A row of the table, in percent, seconds and MiB.
+
+    Args:
+        name: of the annotator.
+        gold, found: genes.
+        cost: from :func:`measured`.
+    """
     rates = genes.agreement(gold, found).rows()
     stop, exact = rates["stop codon"], rates["exact gene"]
     return {
         "annotator": name, "genes": len(found), "found %": 100 * stop[0],
         "precision %": 100 * stop[1], "exact %": 100 * exact[0],
-        "exact precision %": 100 * exact[1], "seconds": seconds, "peak MiB": memory,
+        "exact precision %": 100 * exact[1], **dict(zip(COSTS, cost, strict=True)),
     }  # fmt: skip
+
+
+def train(args, model):
+    """Train a model into a folder; what it cost."""
+    training = ["--annotation", args.annotation] if args.annotation else []
+    cost = measured(
+        [*OURS, "train", "--genome", args.genome, *training, "--epochs", str(args.epochs),
+         "-o", model, "--overwrite", "--quiet"]
+    )  # fmt: skip
+    print(f"training: {cost[0]:.0f} s, {cost[1]:.0f} s of CPU, {cost[2]:.0f} MiB", flush=True)
+    return dict(zip(COSTS, cost, strict=True))
 
 
 def compare(args):
     """Train, annotate with each program, and write what came out."""
-    args.output.mkdir(parents=True, exist_ok=True)
-    ours = [sys.executable, "-m", "torch_semimarkov.cli", "genes"]
-    model, fasta = args.output / "model", args.output / "new.fna"
     contigs = genes.read_contigs(args.new)
     gold = genes.read_genes(args.new_annotation or args.new, contigs).genes
+    args.output.mkdir(parents=True, exist_ok=True)
+    model, fasta = args.model or args.output / "model", args.output / "new.fna"
     write_fasta(fasta, contigs)
-    training = ["--annotation", args.annotation] if args.annotation else []
-    spent = measured(
-        [*ours, "train", "--genome", args.genome, *training, "--epochs", str(args.epochs),
-         "-o", model, "--overwrite", "--quiet"]
-    )  # fmt: skip
-    print(f"training: {spent[0]:.0f} s, {spent[1]:.0f} MiB", flush=True)
+    training = None if args.model else train(args, model)
+    annotate = [*OURS, "annotate", model, "--genome", fasta, "--quiet"]
     calls = {
-        "torch_semimarkov": [*ours, "annotate", model, "--genome", fasta, "--quiet", "-o"],
-        "without posterior": [
-            *ours, "annotate", model, "--genome", fasta, "--quiet", "--no-posterior", "-o",
-        ],
-    }  # fmt: skip
+        "torch_semimarkov": [*annotate, "-o"],
+        "without posterior": [*annotate, "--no-posterior", "-o"],
+    }
     if shutil.which(args.prodigal):
         calls["Prodigal"] = [args.prodigal, "-q", "-i", fasta, "-f", "gff", "-o"]
     else:
@@ -99,11 +112,10 @@ def compare(args):
     rows, found = [], {}
     for name, call in calls.items():
         output = args.output / f"{name.split()[0].lower()}.gff3"
-        measure = measured([*call, output])
+        cost = measured([*call, output])
         found[name] = genes.read_genes(output, contigs).genes
-        rows.append(row_of(name, gold, found[name], *measure))
+        rows.append(row_of(name, gold, found[name], cost))
     with atomic_write(args.output / "table.json") as file:
-        training = {"seconds": spent[0], "peak MiB": spent[1]}
         json.dump({"annotated": len(gold), "training": training, "runs": rows}, file, indent=1)
     print(f"{len(gold)} annotated genes")
     print(metrics.format_table(rows, digits=1))
@@ -216,7 +228,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--genome", type=Path, required=True, help="to train on")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--genome", type=Path, help="to train on")
+    source.add_argument("--model", type=Path, help="a trained one, instead")
     parser.add_argument("--annotation", type=Path, help="its GFF3, unless it is GenBank")
     parser.add_argument("--new", type=Path, required=True, help="to annotate")
     parser.add_argument("--new-annotation", type=Path, help="its GFF3, unless it is GenBank")
