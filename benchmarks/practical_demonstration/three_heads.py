@@ -177,7 +177,7 @@ def strips_figure(
     figure = Figure(figsize=(11, 1.2 + sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     picture(axes[0])
-    axes[0].set_title(title, fontsize=11)
+    axes[0].set_title(title, fontsize=11, loc="left")
     labels = sorted({row[2] for strip in strips.values() for row in strip} - {blank})
     colour = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     low, high = axes[0].get_xlim()

@@ -89,21 +89,22 @@ def one_run(parts, config, tolerance_ms, folder, resume):
     return row
 
 
-def picture(predictions, path):
+def picture(predictions, spectrogram, path):
     """The middle of one test song: its spectrogram, its syllables, and those of each head."""
     record = next(iter(predictions.values())).record
     rate, seconds = record.sample_rate, record.length / record.sample_rate
     first = max(0.0, (seconds - SHOWN_SECONDS) / 2)
 
     def draw(axis):
-        values, grid = record.features.T, (0, seconds, 0, record.num_features)
+        low, high = spectrogram["low_hz"] / 1000, spectrogram["high_hz"] / 1000
+        values, grid = record.features.T, (0, seconds, low, high)
         axis.imshow(values, origin="lower", aspect="auto", extent=grid, cmap="Greys")
-        axis.set_ylabel("band")
+        axis.set_ylabel("frequency (kHz)")
         axis.set_xlim(first, min(seconds, first + SHOWN_SECONDS))
 
     rows = {"annotated": record.segments, **{h: p.segments for h, p in predictions.items()}}
     strips = {name: [(s / rate, e / rate, label) for s, e, label in r] for name, r in rows.items()}
-    figure = strips_figure(draw, strips, "seconds", GAP, f"test song {record.name}")
+    figure = strips_figure(draw, strips, "time (s)", GAP, f"test song {record.name}")
     plots.save_figure(figure, path)
 
 
@@ -136,7 +137,7 @@ def compare(data, runs):
             print(metrics.format_table([row], digits=1), flush=True)
     with atomic_write(output / TABLE) as file:
         json.dump({"settings": settings, "runs": rows}, file, indent=1)
-    picture(shown, output / "song.png")
+    picture(shown, settings["spectrogram"], output / "song.png")
     print(table_of(rows, COLUMNS))
 
 

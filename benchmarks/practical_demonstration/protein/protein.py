@@ -37,6 +37,12 @@ from torch_semimarkov.training import Trainer
 from torch_semimarkov.training.run import cpu_threads
 
 KINDS = {"file": str, "longest": int}
+# Of each head in the picture; colours of Okabe and Ito.
+LINES = (
+    {"color": "#56B4E9", "linestyle": ":"},
+    {"color": "#D55E00", "linestyle": "--"},
+    {"color": "#000000", "linestyle": "-"},
+)
 COLUMNS = {
     "accuracy": "residue accuracy %",
     "residue_f1": "helix residue F1 %",
@@ -115,11 +121,12 @@ def picture(records, models, path):
     record = records[counts.index(max(counts))]
 
     def draw(axis):
-        for head, model in models.items():
-            axis.plot(model.helix_posterior(record).numpy(), label=head, linewidth=1)
+        for (head, model), look in zip(models.items(), LINES, strict=False):
+            axis.plot(model.helix_posterior(record).numpy(), label=head, linewidth=1.2, **look)
         axis.set_ylabel("P(helix)")
         axis.set_xlim(0, record.length)
-        axis.legend(loc="lower right", fontsize=8)
+        axis.set_ylim(0, 1)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
 
     strips = {"known": record.segments, **{h: m.decode(record) for h, m in models.items()}}
     letters = {HELIX: "H", "inside": "in", "outside": "out", "signal": "S", UNKNOWN: UNKNOWN}
