@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -69,7 +71,8 @@ def posterior_decode(
         **terms: start, end, start_scores, end_scores, tail, as there.
 
     Returns:
-        :class:`PosteriorDecoding`; no gradient. "boundary_f1" takes O(T^2 nodes) time.
+        :class:`PosteriorDecoding`; no gradient. "boundary_f1" takes O(T nodes) memory, and
+        about sqrt(T) times as much time.
 
     Raises:
         ConfigError: an unknown objective, or nodes below 1.
@@ -153,17 +156,54 @@ def _best_starts(
     table = torch.stack(tilted, -1)  # (B, T, nodes)
     u = torch.from_numpy(points).to(table.device)
     share = 2 * torch.from_numpy(weights).to(table.device)
-    inside = p.inside()
-    best, chosen = table.new_full((p.B,), -torch.inf), torch.zeros_like(inside)
-    for n in range(1, p.T + 1):
-        gain = torch.where(inside, table @ (share * u ** (n - 1)), -torch.inf)
-        order = _first_then_largest(gain)[:, :n]
-        total = gain.gather(1, order).sum(1)
-        better = total > best
-        best = torch.where(better, total, best)
-        picked = torch.zeros_like(inside).scatter(1, order, True)
-        chosen = torch.where(better[:, None], picked, chosen)
-    return _labelled(p, found, chosen), best.clamp(0, 1)
+    chosen, expected = torch.zeros_like(p.inside()), []
+    for b, L in enumerate(p.lengths.tolist()):  # type: ignore[union-attr]
+
+        def gains(n: int, rows: Tensor = table[b, :L]) -> Tensor:
+            return rows @ (share * u ** (n - 1))
+
+        def value(n: int, gains: Callable[[int], Tensor] = gains) -> float:
+            return float(_largest(gains(n), n)[0].sum())
+
+        n, best = _best_number(value, L)
+        chosen[b, _largest(gains(n), n)[1]] = True
+        expected.append(best)
+    return _labelled(p, found, chosen), table.new_tensor(expected).clamp(0, 1)
+
+
+def _best_number(value: Callable[[int], float], most: int) -> tuple[int, float]:
+    """The number of starts n in 1..most with the highest expected F1, and that; of few values.
+
+    Without their worst, n + 1 starts keep n / (n + 1) of their F1 or more, so F1(m) <= F1(n) m / n
+    for m > n. A start more than n may be wrong, but changes 2 / (n + G) to no less than
+    2 / (n + 1 + G), so F1(n) <= F1(m) (m + 1) / (n + 1). What the two exclude is not looked at: of
+    about n numbers near the best, some sqrt(n) are left.
+    """
+    known = {n: value(n) for n in (1, most)}
+    n = max(known, key=lambda n: known[n])
+    spans: list[tuple[float, int, int, int]] = []
+
+    def open_span(a: int, b: int) -> None:
+        if b - a > 1:
+            product = a * (b + 1) * known[b] / known[a]
+            middle = min(max((math.sqrt(1 + 4 * product) - 1) / 2, a + 1), b - 1)
+            bound = min(known[a] * middle / a, known[b] * (b + 1) / (middle + 1))
+            heapq.heappush(spans, (-bound, round(middle), a, b))
+
+    open_span(1, most)
+    while spans and -spans[0][0] > known[n]:
+        _, m, a, b = heapq.heappop(spans)
+        known[m] = value(m)
+        n = m if known[m] > known[n] else n
+        open_span(a, m)
+        open_span(m, b)
+    return n, known[n]
+
+
+def _largest(gain: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest gains and their positions, position 0 among them."""
+    order = _first_then_largest(gain[None])[0, :n]
+    return gain[order], order
 
 
 def _first_then_largest(gain: Tensor) -> Tensor:
