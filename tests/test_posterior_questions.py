@@ -293,6 +293,16 @@ def test_it_beats_the_best_segmentation_at_its_own_score():
     assert accuracy(decoded.segments) == pytest.approx(float(decoded.expected), abs=0.01)
 
 
+def test_the_expected_f1_of_float32_potentials_keeps_its_digits_however_large_log_z():
+    call = make_inputs(Size((300,), K=4, C=2), flags="plain")
+    shifted = {**call, "scores": call["scores"] + 1000.0}
+    narrow = {name: x.float() if x.is_floating_point() else x for name, x in shifted.items()}
+    found = ts.posterior_decode(**narrow, objective="boundary_f1").expected
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in narrow.items()}
+    truth = ts.posterior_decode(**wide, objective="boundary_f1").expected
+    assert float(found) == pytest.approx(float(truth), abs=1e-6)
+
+
 def f1_by_number(seed, T):
     """n -> the expected F1 of the n best of T starts, of independent ones."""
     rng = np.random.default_rng(seed)

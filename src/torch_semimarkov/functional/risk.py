@@ -95,7 +95,7 @@ def posterior_decode(
     with torch.no_grad():
         p = gather(
             scores, transition, duration_bias, lengths, validate_args=validate_args, **terms
-        ).map_terms(Tensor.detach)
+        ).map_terms(lambda x: x.detach().to(_wide(x)))
         found = _marginals(p, backend)
         refuse_impossible(found.log_partition == -torch.inf)
         if objective == "position_accuracy":
@@ -107,6 +107,11 @@ def posterior_decode(
         return PosteriorDecoding(right.to(result_dtype(scores)), segments)
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """float64: the F1 takes differences of log partitions, which are of the size of T."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def _marginals(p: Potentials, backend: str | None) -> Marginals:
     terms: dict[str, Any] = {**dict(p.terms()), "lengths": p.lengths}
     return marginals(**terms, backend=backend, validate_args=False)
@@ -114,15 +119,14 @@ def _marginals(p: Potentials, backend: str | None) -> Marginals:
 
 def _most_positions(p: Potentials, found: Marginals, backend: str | None) -> Segments:
     """Viterbi on the probabilities of the labels, where the model has only its -inf left."""
-    wide = torch.float32 if p.device.type == "mps" else torch.float64
 
     def support(x: Tensor) -> Tensor:
-        return torch.where(x == -torch.inf, x, 0.0).to(wide)
+        return torch.where(x == -torch.inf, x, 0.0)
 
     allowed = p.map_terms(support)
     expected = replace(
         allowed,
-        scores=allowed.scores + found.labels.to(wide),
+        scores=allowed.scores + found.labels,
         duration_bias=allowed.duration_bias - _FEWER,
     )
     return dispatch.viterbi(expected.canonical(), backend)[1]
