@@ -94,6 +94,21 @@ def _forbidden_boundaries(x, T):
         x[name][..., 1:].masked_fill_(draw[..., 1:] < 0.7, FORBIDDEN)
 
 
+def _closed_in_turn(drift):
+    """Every other label may start, 50 positions at a time; the others end where that begins."""
+
+    def change(x, T):
+        part = torch.arange(T) // 50
+        other = part[:, None] % 2 != torch.arange(C) % 2
+        first = torch.arange(T) % 50 == 0
+        sign = 1.0 - 2.0 * (torch.arange(T) // 150 % 2)
+        x["scores"] += sign[:, None] * drift * (torch.arange(C) - C / 2)
+        x["start_scores"].masked_fill_(other, FORBIDDEN)
+        x["scores"].masked_fill_(other & first[:, None] & (part > 0)[:, None], FORBIDDEN)
+
+    return change
+
+
 CASES = {
     "plain": lambda x, T: None,
     "durations forbidden to 20": _long_only,
@@ -114,9 +129,11 @@ CASES = {
     "each label at 1e4 in turn": _labels_in_turn,
     "strong boundaries": _strong_boundaries,
     "forbidden boundaries": _forbidden_boundaries,
+    "closed in turn": _closed_in_turn(0.0),
+    "closed in turn, with a drift that flips": _closed_in_turn(1.5),
 }
 # Cases whose terms say something about the boundaries at every position.
-BOUNDARIES = ("strong boundaries", "forbidden boundaries")
+BOUNDARIES = tuple(name for name in CASES if "boundaries" in name or "closed" in name)
 
 
 def hostile(name, T, dtype=torch.float64):

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from factory import SIZE, Size, make_inputs, stacked, tensors, to_sequence
+from factory import SIZE, make_inputs, stacked, tensors, to_sequence
 from tolerances import FLOAT64, assert_close
 
 import torch_semimarkov as ts
@@ -189,22 +189,6 @@ def test_no_constraint_changes_nothing():
     inputs = make_inputs(flags="boundary")
     found = ts.constrain(**inputs).terms
     assert all(found[name] is x for name, x in inputs.items())
-
-
-def test_backends_agree_on_forced_boundaries_of_longer_sequences():
-    size = Size((97, 60), K=12, C=4)
-    inputs = make_inputs(size, flags="boundary")
-    boundaries = torch.where(torch.rand(2, 97, generator=torch.Generator().manual_seed(0)) < 0.3,
-                             1, -1)  # fmt: skip
-    boundaries[:, 5:8] = 0
-    terms = ts.constrain(**inputs, boundaries=boundaries).terms
-    values = [ts.log_partition(**terms, backend=name) for name in ("reference", "cpu")]
-    assert_close("log_partition", FLOAT64, *values)
-    starts = [ts.marginals(**terms, backend=name).boundaries for name in ("reference", "cpu")]
-    assert_close("marginals", FLOAT64, *starts)
-    known = boundaries[0] >= 0
-    known[0] = False
-    assert_close("marginals", FLOAT64, starts[1][0, known], boundaries[0, known].double())
 
 
 # Bad input

@@ -18,7 +18,7 @@ from torch_semimarkov.errors import (
     ShapeError,
     UnsupportedError,
 )
-from torch_semimarkov.functional import risk, windows
+from torch_semimarkov.functional import covering, risk
 from torch_semimarkov.functional.inputs import gather
 
 FLAGS_HERE = ["boundary", "forbidden", "all"]
@@ -74,7 +74,7 @@ def test_the_probability_of_a_boundary_in_a_window(size, flags):
 def test_windows_at_all_positions_share_their_work_and_agree_with_forbidden_boundaries(
     held, monkeypatch
 ):
-    monkeypatch.setattr(windows, "_NUMBERS", held)
+    monkeypatch.setattr(covering, "_NUMBERS", held)
     size = Size((70, 64), K=20, C=3)
     call = make_inputs(size, flags="boundary")
     first = torch.arange(1, 61)
@@ -199,7 +199,7 @@ def test_with_a_tail_the_answers_are_those_of_a_very_long_bias():
 # Messages
 
 
-@pytest.mark.parametrize("flags", ["plain", "boundary", "forbidden"])
+@pytest.mark.parametrize("flags", ["plain", "boundary", "forbidden", "tail"])
 @pytest.mark.parametrize("size", [SIZE, LARGER_SIZES[0]], ids=str)
 def test_backends_agree_on_messages(size, flags):
     p = gather(**make_inputs(size, flags=flags))

@@ -169,7 +169,7 @@ def test_all_samples_share_one_pass_over_the_sequences(monkeypatch):
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail"])
 def test_the_cpu_backend_sweeps_each_sequence_once_whatever_the_number_of_samples(
     monkeypatch, flags
 ):
@@ -179,13 +179,15 @@ def test_the_cpu_backend_sweeps_each_sequence_once_whatever_the_number_of_sample
     def counting(function):
         return lambda *a: passes.append(1) or function(*a)
 
+    tails = importlib.import_module("torch_semimarkov.backends.cpu.tail_paths")
+    monkeypatch.setattr(tails, "filter_long", counting(tails.filter_long))
     monkeypatch.setattr(home, "filter_forward", counting(home.filter_forward))
     monkeypatch.setattr(home.per_duration, "forward", counting(home.per_duration.forward))
     sample(**make_inputs(flags=flags), num_samples=600, backend="cpu")
-    assert len(passes) == (3 if flags == "plain" else 1)
+    assert len(passes) == (1 if flags == "all" else 3)
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail"])
 def test_threads_and_the_number_of_samples_change_no_sample(flags):
     size = Size((900, 700, 800), K=40, C=8)
     inputs = make_inputs(size, flags=flags)
@@ -197,9 +199,10 @@ def test_threads_and_the_number_of_samples_change_no_sample(flags):
     assert fewer == one[:3]
 
 
+@pytest.mark.parametrize("flags", ["plain", "tail"])
 @pytest.mark.parametrize("scale", [20.0, 300.0])
-def test_the_cpu_backend_samples_right_where_its_tiles_are_in_logs(scale):
-    inputs = make_inputs(SIZES[4])
+def test_the_cpu_backend_samples_right_where_its_tiles_are_in_logs(scale, flags):
+    inputs = make_inputs(SIZES[4], flags=flags)
     inputs = {n: x if n == "lengths" else x * scale for n, x in inputs.items()}
     inputs["transition"] /= scale
     drawn = sample(**inputs, num_samples=DRAWS, generator=seeded(), backend="cpu")
@@ -207,7 +210,7 @@ def test_the_cpu_backend_samples_right_where_its_tiles_are_in_logs(scale):
         assert p_value(paths(drawn, b), Oracle(to_sequence(inputs, b))) > 1e-3
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail"])
 def test_far_from_the_start_frequencies_are_those_of_the_marginals(flags):
     inputs = one_sequence(make_inputs(Size((400,), K=9, C=3), flags=flags, seed=2), 0)
     draws = 4000
@@ -234,7 +237,7 @@ def test_torch_compile_draws_anew_at_each_call():
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("flags", ["plain", "all"])
+@pytest.mark.parametrize("flags", ["plain", "all", "tail"])
 def test_the_registered_op_keeps_its_promises(flags):
     from torch_semimarkov.dispatch.path_library import sample_op
     from torch_semimarkov.functional.inputs import gather

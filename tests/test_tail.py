@@ -99,21 +99,43 @@ def test_the_best_segmentation_is_that_of_the_large_model(backend, K, dtype):
     assert int(found.segments.durations.max()) > K, "no segment was in the tail"
 
 
-def test_samples_have_the_frequencies_of_the_marginals():
-    inputs = make_inputs(Size((12,), K=2, C=2), flags="tail")
-    inputs["scores"][0, 5, 0] = -torch.inf  # no segment of label 0 goes across
-    drawn = sample(**inputs, num_samples=4000, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("K", [1, 2, 5])
+def test_samples_have_the_frequencies_of_the_marginals(backend, K):
+    inputs = make_inputs(Size((12,), K=K, C=2), flags="tail")
+    inputs["scores"][0, 6, 0] = -torch.inf  # no segment of label 0 goes across
+    draw = torch.Generator().manual_seed(0)
+    with runs_on(backend):
+        drawn = sample(**inputs, num_samples=4000, generator=draw)
     truth = marginals(**inputs)
-    beyond = (drawn.durations - 2).clamp(min=0) * drawn.mask
+    beyond = (drawn.durations - K).clamp(min=0) * drawn.mask
     for label in range(2):
         found = (beyond * (drawn.labels == label)).sum((-1, -2)).double()
-        margin = 4 * found.std() / math.sqrt(len(found))
+        margin = 4 * found.std() / math.sqrt(len(found)) + 1e-3  # where none was drawn
         assert abs(found.mean() - truth.beyond[label]) < margin
     starts = torch.zeros(12).index_add(
         0, drawn.starts[drawn.mask], torch.ones(int(drawn.mask.sum()))
     )
     assert ((starts / 4000 - truth.boundaries[0]).abs() < 4 * 0.5 / math.sqrt(4000)).all()
     assert (segment_log_prob(drawn, **inputs) > -torch.inf).all()
+
+
+def test_samples_of_long_segments_have_the_lengths_of_the_tail():
+    inputs = make_inputs(Size((3000,), K=3, C=2), flags="plain")
+    inputs["scores"] *= 0
+    inputs["transition"] = torch.tensor([[-torch.inf, 0.0], [0.0, -torch.inf]]).double()
+    inputs["duration_bias"] = torch.tensor([[-torch.inf] * 2] * 2 + [[0.0] * 2]).double()
+    # few segments, so that their lengths are nearly those of a geometric distribution
+    inputs["tail"] = torch.full((2,), -1e-9, dtype=torch.float64)
+    inputs["transition"] -= 6
+    draw = torch.Generator().manual_seed(0)
+    drawn = sample(**inputs, num_samples=500, generator=draw, backend="cpu")
+    truth = marginals(**inputs, backend="cpu")
+    expected = float(truth.boundaries.sum())
+    counts = drawn.counts.double()
+    assert abs(counts.mean() - expected) < 4 * counts.std() / math.sqrt(500)
+    assert int(drawn.durations.max()) > 1000
+    assert int(drawn.durations[drawn.mask].min()) >= 3
 
 
 def test_the_edge_tensor_holds_the_tail():

@@ -60,6 +60,16 @@ MISTAKES = {
         "encoder: ar-ssm\nmax_rank: 3",
         "min_rank must be <= max_rank = 3, got 4",
     ),
+    "a tail of another name": (
+        "a.yaml",
+        "tail: poisson",
+        "tail must be one of none, geometric, got 'poisson'",
+    ),
+    "a tail without durations": (
+        "a.yaml",
+        "tail: geometric\nhead: argmax",
+        "tail is a setting of head semi-crf only, got head argmax",
+    ),
     "no list": ("a.yaml", "channels: ii", "channels must be a list of names"),
     "null for a number": ("a.yaml", "epochs: null", "epochs must be an integer"),
     "two mistakes": ("a.yaml", "epochs: 0\nlr: -1", "(?s)epochs must be.*lr must be"),

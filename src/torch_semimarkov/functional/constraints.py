@@ -191,19 +191,44 @@ def restrict(terms: dict[str, Any], rules: dict[str, Any]) -> Constrained:
     copies = (boundaries == 1).cumsum(1) % 2
     if not bool((boundaries[:, 1:] == 1).any()):
         return Constrained(terms, C)
+    terms["duration_bias"] = terms["duration_bias"].masked_fill(
+        ~_fitting(boundaries == 1, terms)[:, None], -torch.inf
+    )
     return Constrained(_with_copies(terms, copies), C, copies)
 
 
+def _fitting(forced: Tensor, terms: dict[str, Any]) -> Tensor:
+    """(K,) bool. Durations for which there is room between two forced boundaries of a sequence."""
+    T = forced.shape[1]
+    position = torch.arange(T, device=forced.device)
+    age = position - torch.where(forced, position, 0).cummax(1).values
+    lengths = terms.get("lengths")
+    if lengths is not None:
+        age = torch.where(position < lengths.to(forced.device)[:, None], age, 0)
+    K = terms["duration_bias"].shape[0]
+    return torch.arange(K, device=forced.device) <= age.max()
+
+
 def _with_copies(terms: dict[str, Any], copies: Tensor) -> dict[str, Any]:
-    """Two copies of every label; position t may have those of copy ``copies[:, t]``."""
+    """Two copies of every label; segments of copy ``copies[:, t]`` alone may start at t.
+
+    Where the copies change, the old one has -inf, so no segment lies across. One position is
+    enough, and kernels are fast where scores are finite.
+    """
     doubled = dict(terms)
+    if terms.get("start_scores") is None:
+        doubled["start_scores"] = torch.zeros_like(terms["scores"])
     for name in ("transition", "duration_bias", "start", "end", "tail", *_PER_POSITION):
-        x = terms.get(name)
+        x = doubled.get(name)
         if x is not None:
             doubled[name] = torch.cat((x, x), -1)
     doubled["transition"] = torch.cat((doubled["transition"], doubled["transition"]), -2)
-    here = [terms["scores"].masked_fill((copies != copy)[..., None], -torch.inf) for copy in (0, 1)]
-    doubled["scores"] = torch.cat(here, -1)
+    C = terms["scores"].shape[-1]
+    other = torch.stack((copies == 1, copies == 0), -1).repeat_interleave(C, -1)
+    changes = torch.zeros_like(copies, dtype=torch.bool)
+    changes[:, 1:] = copies[:, 1:] != copies[:, :-1]
+    doubled["start_scores"] = doubled["start_scores"].masked_fill(other, -torch.inf)
+    doubled["scores"] = doubled["scores"].masked_fill(other & changes[..., None], -torch.inf)
     return doubled
 
 

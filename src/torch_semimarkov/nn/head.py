@@ -300,7 +300,7 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         return self.decode(hidden, lengths, boundaries=boundaries, **more)
 
     def parameter_penalty(self, p: float = 2.0) -> Tensor:
-        """Sum of ``|weight| ** p`` over transitions, durations, start and end; add it to the loss.
+        """Sum of ``|weight| ** p`` over transitions, durations, tail, start and end, for the loss.
 
         >>> head = SemiMarkovCRFHead(1, 1, duration_distribution="uniform")
         >>> head.transition.data.fill_(3.0)
@@ -311,6 +311,7 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         if not p > 0:
             raise ConfigError(f"p must be > 0, got {p}")
         weights = [self.transition, self.start, self.end, *self.durations.parameters()]
+        weights += [] if self.tail_logit is None else [self.tail_logit]
         return torch.stack([weight.abs().pow(p).sum() for weight in weights]).sum()
 
     def _validates(self, hidden: Tensor) -> bool:

@@ -38,6 +38,7 @@ class Architecture:
         duration_distribution: a name; see :func:`torch_semimarkov.create_duration_distribution`.
         boundary_scores: also score where segments start and end; CRFs only.
         encoder_options: further arguments of the encoder by name, such as the ranks of "ar-ssm".
+        tail: "geometric" lets segments be longer than K; "semi-crf" only.
 
     Raises:
         ConfigError: a value out of its range; every one is named.
@@ -55,6 +56,7 @@ class Architecture:
     duration_distribution: str = "learned"
     boundary_scores: bool = False
     encoder_options: dict[str, Any] = field(default_factory=dict)
+    tail: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -81,6 +83,10 @@ class Architecture:
         options = self.encoder_options
         if type(options) is not dict or not all(type(name) is str for name in options):
             problems.append(f"encoder_options must be a dict by name, got {options!r}")
+        if self.tail not in (None, "geometric"):
+            problems.append(f'tail must be "geometric" or None, got {self.tail!r}')
+        elif self.tail and self.head != "semi-crf":
+            problems.append(f'tail is for the head "semi-crf" only, got head {self.head!r}')
         raise_all(ConfigError, "no such model", problems)
 
 
@@ -134,13 +140,18 @@ class SegmentationModel(nn.Module):
                 mean = [min(max(1.0, value), float(K)) for value in duration_mean]
             self.head = SemiMarkovCRFHead(
                 a.num_classes, K, a.hidden_dim, duration_distribution=a.duration_distribution,
-                boundary_scores=a.boundary_scores, duration_mean=mean,
+                boundary_scores=a.boundary_scores, duration_mean=mean, tail=a.tail,
             )  # fmt: skip
 
     @property
     def max_duration(self) -> int:
         """Longest duration K of the head; 1 if each position is a segment."""
         return self.architecture.max_duration if self.architecture.head == "semi-crf" else 1
+
+    @property
+    def longest_segment(self) -> int | None:
+        """Positions of the longest segment that it can learn from; None if there is no such."""
+        return None if self.architecture.tail else self.max_duration
 
     def set_normaliser(self, mean: Tensor, sd: Tensor) -> None:
         """Remember mean and standard deviation (D,) of the training features; sd 0 becomes 1."""
@@ -165,7 +176,7 @@ class SegmentationModel(nn.Module):
         Args:
             features: (B, T, D) float.
             lengths: (B,) int, 1 <= lengths <= T.
-            segments: B segmentations without a segment longer than ``max_duration``.
+            segments: B segmentations without a segment longer than ``longest_segment``.
 
         Returns:
             (B,) in nats: the negative log-likelihood; of "argmax", the summed cross-entropy.

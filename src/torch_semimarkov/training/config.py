@@ -87,6 +87,12 @@ class TrainConfig:
         "Duration model.",
         choices=("learned", "geometric", "negative_binomial", "poisson", "uniform"),
     )
+    tail: str = _setting(
+        "none",
+        "geometric: segments may be longer than K, each further position at a learned rate of its "
+        "label; none are cut.",
+        choices=("none", "geometric"),
+    )
     boundary_scores: bool = _setting(False, "Also learn where segments start and end.")
     epochs: int = _setting(50, "Most epochs.", low=1)
     batch_size: int = _setting(16, "Sequences a batch.", low=1)
@@ -170,6 +176,8 @@ class TrainConfig:
             problems = [f"min_rank must be <= max_rank = {self.max_rank}, got {self.min_rank}"]
         if not problems and self.crf_reg and self.head == "argmax":
             problems = ["crf_reg is a setting of the CRFs only, got head argmax"]
+        if not problems and self.tail != "none" and self.head != "semi-crf":
+            problems = [f"tail is a setting of head semi-crf only, got head {self.head}"]
         raise_all(ConfigError, "wrong settings", problems)
 
     def encoder_options(self) -> dict[str, Any]:

@@ -56,9 +56,11 @@ class ExampleBatch:
 
 
 def make_examples(
-    records: Sequence[Record], vocabulary: LabelVocabulary, max_duration: int
+    records: Sequence[Record], vocabulary: LabelVocabulary, longest: int | None
 ) -> list[Example]:
-    """Examples of labelled records; segments longer than K are cut into pieces.
+    """Examples of labelled records; segments of more positions than ``longest`` are cut.
+
+    None cuts none.
 
     Raises:
         SegmentError: a record without labels, or a label that the vocabulary does not hold.
@@ -67,7 +69,8 @@ def make_examples(
     for record in records:
         if record.segments is None:
             raise SegmentError(f"record {record.name!r} is not labelled; training needs labels")
-        pieces = split_long_segments(record.segments, max_duration)
+        limit = record.length if longest is None else longest
+        pieces = split_long_segments(record.segments, limit)
         rows = [(s, e, vocabulary.encode(label, record.name)) for s, e, label in pieces]
         examples.append(Example(record.name, torch.from_numpy(record.features), torch.tensor(rows)))
     return examples

@@ -183,7 +183,8 @@ class Trainer:
             p.finished = p.stopped_early = False
 
     def _refuse_other_run(self, path: Path, state: dict[str, Any]) -> None:
-        before, now = state["config"], self.config.to_dict()
+        # an older run did not have every setting, and did what is the default now
+        before, now = TrainConfig().to_dict() | state["config"], self.config.to_dict()
         fixed = [k for k in now if k not in MAY_CHANGE or self._scheduled(k)]
         changed = [k for k in fixed if before.get(k) != now[k]]
         if changed:

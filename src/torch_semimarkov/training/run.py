@@ -110,7 +110,7 @@ def train(
         saved = build(training, vocabulary, config, duration["max_duration"])
         model = saved.model
         examples = [
-            make_examples(part, vocabulary, model.max_duration) for part in (training, held_out)
+            make_examples(part, vocabulary, model.longest_segment) for part in (training, held_out)
         ]
         if config.fixed_length is not None:
             examples = [pieces_of(part, config.fixed_length) for part in examples]
@@ -205,7 +205,7 @@ def _parts(
 def choose_duration(
     records: Sequence[Record], config: TrainConfig, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The longest duration K, and how many training segments are longer and will be cut."""
+    """The longest duration K, and how many training segments are longer: cut, or in the tail."""
     if config.head != "semi-crf":
         return {"max_duration": 1, "source": config.head}
     suggestion = suggest_max_duration(records, config.duration_quantile)
@@ -215,7 +215,8 @@ def choose_duration(
     longer = sum(s.duration > K for record in records for s in record.segments or ())
     said = "given" if source == "given" else f"suggested, {source} of each label's durations"
     cut = f"{longer} of {suggestion.total} training segments are longer"
-    cut += f" (longest {suggestion.longest}) and are split" if longer else ""
+    fate = "take the tail" if config.tail == "geometric" else "are split"
+    cut += f" (longest {suggestion.longest}) and {fate}" if longer else ""
     report(f"max_duration {K} ({said}); {cut}")
     return {
         "max_duration": K,
@@ -243,6 +244,7 @@ def build(
             )
         },
         encoder_options=config.encoder_options(),
+        tail=None if config.tail == "none" else config.tail,
     )  # fmt: skip
     model = SegmentationModel(architecture, mean_durations(records, vocabulary))
     model.set_normaliser(*feature_statistics(records))

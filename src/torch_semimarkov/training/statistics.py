@@ -42,7 +42,7 @@ def has_equal_neighbours(record: Record) -> bool:
 
 @torch.no_grad()
 def start_from_counts(head: SemiMarkovCRFHead, examples: Sequence[Example]) -> None:
-    """Set transitions and learned durations to what the labels alone say, in nats.
+    """Set transitions, learned durations and rates to what the labels alone say, in nats.
 
     A semi-CRF learns these weights anyway; from here it gets there in far fewer steps.
     """
@@ -52,15 +52,31 @@ def start_from_counts(head: SemiMarkovCRFHead, examples: Sequence[Example]) -> N
     for table in tables:
         np.add.at(pairs, (table[:-1, 2], table[1:, 2]), 1.0)
     head.transition.copy_(_tensor(np.log(pairs / pairs.sum(1, keepdims=True))))
+    rows = np.concatenate(tables)
+    durations = [(rows[:, 1] - rows[:, 0])[rows[:, 2] == c] for c in range(C)]
+    rates = np.zeros(C)
+    if head.tail_logit is not None:
+        rates = np.array([_rate(each, K) for each in durations])
+        head.tail_logit.copy_(_tensor(np.log(rates / (1 - rates))))
     if isinstance(head.durations, LearnedDurations) and K > 1:
-        rows = np.concatenate(tables)
-        columns = [_smooth(rows[rows[:, 2] == c], K) for c in range(C)]
+        columns = [_smooth(each, K, rate) for each, rate in zip(durations, rates, strict=True)]
         head.durations.weight.copy_(_tensor(np.log(np.stack(columns, axis=1))))
 
 
-def _smooth(rows: np.ndarray, K: int) -> np.ndarray:
-    """(K,) share of each duration among segments, by a Gaussian kernel of Silverman's width."""
-    counts = np.bincount(rows[:, 1] - rows[:, 0], minlength=K + 1)[1:].astype(float)
+def _rate(durations: np.ndarray, K: int) -> float:
+    """How likely a segment of K or more positions goes on; one that has K more counts as seen."""
+    long = durations[durations >= K]
+    more = float((long - K).sum()) + K
+    return more / (more + len(long) + 1)
+
+
+def _smooth(durations: np.ndarray, K: int, rate: float) -> np.ndarray:
+    """(K,) share of each duration among segments, by a Gaussian kernel of Silverman's width.
+
+    Where K positions may go on at a rate, only the share that does not is of K.
+    """
+    counts = np.bincount(np.minimum(durations, K), minlength=K + 1)[1:].astype(float)
+    counts[-1] *= 1 - rate
     grid, total = np.arange(1.0, K + 1), max(1.0, counts.sum())
     mean = counts @ grid / total
     spread = np.sqrt(counts @ (grid - mean) ** 2 / total)

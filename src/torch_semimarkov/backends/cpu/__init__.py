@@ -17,14 +17,17 @@ from torch_semimarkov.backends.cpu import (
     live_calls,
     partition,
     per_duration,
+    queries,
     steps,
+    tail_paths,
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
+from torch_semimarkov.backends.cpu.max_marginals import max_marginals
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
-from torch_semimarkov.backends.cpu.paths import kbest, sample
+from torch_semimarkov.backends.cpu.paths import kbest
+from torch_semimarkov.backends.cpu.paths import sample as sample_plain
 from torch_semimarkov.backends.cpu.plan import TILE
-from torch_semimarkov.backends.cpu.queries import messages
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
@@ -52,6 +55,7 @@ __all__ = [
     "kbest",
     "kept_shape",
     "looks_clean",
+    "max_marginals",
     "messages",
     "reasons_against",
     "sample",
@@ -64,8 +68,12 @@ __all__ = [
 NAME = "cpu"
 COMPOSITE = False
 OPS = (
-    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "stream",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "max_marginals", "stream",
     "edge_log_partition",
+)  # fmt: skip
+# Those that take a tail, with (C, C) transitions.
+TAIL_OPS = (
+    "log_partition", "tangent", "viterbi", "sample", "messages", "max_marginals", "stream",
 )  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
@@ -89,6 +97,7 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -109,15 +118,14 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "messages" and getattr(potentials, "per_duration", False):
-        reasons.append("has no messages for (K, C, C) transitions")
+    if op in ("messages", "max_marginals") and getattr(potentials, "per_duration", False):
+        reasons.append(f"has no {op} for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):
         if op == "stream" and potentials.per_duration:
             reasons.append("has no stream with (K, C, C) transitions")
-        known = op in ("log_partition", "viterbi", "stream")
-        with_tail = known and not potentials.per_duration
+        with_tail = op in TAIL_OPS and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
@@ -150,8 +158,10 @@ def forward(
         return viterbi(p)[0], torch.from_numpy(kept)
     if p.tail is not None:
         return live_calls.forward(p, keep)
-    layout = _layout(B, T, min(p.K, T), C, checkpoint_interval if keep else None)
-    kept = np.empty((B, layout.size) if keep else (1, 0))
+    interval = checkpoint_interval if keep else None
+    layout = _layout(B, T, longest_of(p), C, interval)
+    # as large as for all K durations: a trace does not know which are forbidden
+    kept = np.empty((B, _layout(B, T, min(p.K, T), C, interval).size) if keep else (1, 0))
     value = np.empty(B)
     items = B + (keep and layout.half < -(-T // TILE))
     calm = np.zeros(items, np.bool_)
@@ -171,7 +181,7 @@ def backward(
     if potentials.tail is not None:
         return live_calls.backward(potentials, kept, weight)
     p, messages = potentials, kept.numpy()
-    (B, T, C), K, nothing = p.scores.shape, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    (B, T, C), K, nothing = p.scores.shape, longest_of(p), _NOTHING[p.scores.dtype]
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
@@ -193,7 +203,7 @@ def _gradients(
     p: Potentials, messages: np.ndarray, weights: np.ndarray, flat: tuple[np.ndarray, ...]
 ) -> np.ndarray:
     """Write the gradients of the terms at positions; returns rows of sums for the others."""
-    (B, T, C), K = p.scores.shape, min(p.K, p.T)
+    (B, T, C), K = p.scores.shape, longest_of(p)
     stretch = int(messages[:, -3].max())
     layout = _layout(B, T, K, C, max(stretch, 0) * TILE or None)
     done, rows = np.zeros(B, np.bool_), []
@@ -215,8 +225,16 @@ def _gradients(
 
 def suits_abreast(p: Potentials, checkpoint_interval: int | None) -> bool:
     """True if sequences side by side are faster than one after the other."""
-    few = min(p.K, p.T) <= MOST_DURATIONS and p.C <= MOST_LABELS
+    few = longest_of(p) <= MOST_DURATIONS and p.C <= MOST_LABELS
     return few and p.B >= FEWEST and checkpoint_interval is None
+
+
+def longest_of(p: Potentials) -> int:
+    """The longest duration that a segment may have: its row of the bias is not all -inf."""
+    bias = p.duration_bias[: p.T].detach().numpy()
+    if bias[-1].max() != -np.inf:
+        return len(bias)
+    return int((bias != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
 
 
 def _groups(B: int) -> int:
@@ -236,6 +254,18 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 
+def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A table (3, num_samples, B, N) and counts (num_samples, B)."""
+    draw = sample_plain if potentials.tail is None else tail_paths.sample
+    return draw(potentials, num_samples, seed)
+
+
+def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
+    home = queries if potentials.tail is None else tail_paths
+    return home.messages(potentials)
+
+
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 
@@ -247,7 +277,7 @@ def _run(
     passes: int = 1,
 ) -> None:
     """Run a kernel over sequences or groups, so many or these, divided among the threads."""
-    T, C, K, nothing = p.T, p.C, min(p.K, p.T), _NOTHING[p.scores.dtype]
+    T, C, K, nothing = p.T, p.C, longest_of(p), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
     if (starts is None) != (ends is None):
         starts = torch.zeros_like(p.scores) if starts is None else starts

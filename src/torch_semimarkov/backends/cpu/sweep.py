@@ -85,8 +85,11 @@ def take(n, mirrored, work, state, plan):
         window = plan.window + (plan.K - 1) * LANES
         history(LINEAR, n, state[S.OPEN], window, plan.rows, work, plan)
         solve(LINEAR, n, window, plan.rows, work, plan)
-        _measure_drift(work, state, plan)
+        _measure_drift(False, work, state, plan)
         fine = harmless(n, work, state, plan)
+        if not fine:
+            _measure_drift(True, work, state, plan)
+            fine = harmless(n, work, state, plan)
     state[S.EXACT], state[S.GROWTH] = 0, growth
     if not fine:
         take_exactly(n, work, state, plan)
@@ -130,8 +133,27 @@ def replay(n, kept, rows, info, tile, work, state, plan):
 
 
 @part
-def _measure_drift(work, state, plan):
-    """Lowest and highest log scale of the tiles of the window, relative to the present one."""
+def _entered(slot, v, work, state, plan):
+    """1 for each of the labels in lanes v.. that was entered in a tile of the ring, else 0.
+
+    An E of 0 in a tile that was proven, or of -inf in an exact one, is forbidden.
+    """
+    ring, raw = S.RING + 3 * slot, plan.raw + (slot * plan.C + v) * TILE
+    nothing = spread(-np.inf if state[ring + 1] else 0.0)
+    found = spread(0.0)
+    for j in range(state[ring]):
+        row = load(work, raw + j * LANES)
+        found = larger(found, where(row > nothing, spread(1.0), spread(0.0)))
+    return found
+
+
+@part
+def _measure_drift(closely, work, state, plan):
+    """Lowest and highest log scale of the tiles of the window, relative to the present one.
+
+    What lies before a forbidden score is 0 and has none; nor has, if one looks ``closely``, a tile
+    in which the label was never entered.
+    """
     for v in range(0, plan.C, LANES):
         scale, low, high = spread(0.0), spread(0.0), spread(0.0)
         left = state[S.OPEN]
@@ -140,7 +162,10 @@ def _measure_drift(work, state, plan):
                 break
             slot = (state[S.TILES] - back) % plan.slots
             scale = scale + load(work, plan.jumps + slot * plan.C + v)
-            low, high = smaller(low, scale), larger(high, scale)
+            seen = where(scale > spread(-np.inf), scale, spread(0.0))
+            if closely:
+                seen = where(_entered(slot, v, work, state, plan) > spread(0.0), seen, spread(0.0))
+            low, high = smaller(low, seen), larger(high, seen)
             if state[S.RING + 3 * slot + 2]:
                 low = spread(-np.inf)
             left -= state[S.RING + 3 * slot]

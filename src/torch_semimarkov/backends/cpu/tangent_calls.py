@@ -9,7 +9,6 @@ from torch import Tensor
 from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.backends.cpu.tangent_tables import (
     PER_POSITION,
-    SHARED,
     PerDuration,
     Tables,
     rows_of,
@@ -75,7 +74,7 @@ def tangent_backward(
 
     run(task, p.B, 3 * _work(p))
     for found, grad in zip(tables.split(sums.total), reversed(grads), strict=True):
-        for name in set(SHARED) & set(grad):
+        for name in set(found) & set(grad):
             rows = found[name]
             grad[name][: len(rows)] = torch.from_numpy(rows)
     return grads[0], grads[1]

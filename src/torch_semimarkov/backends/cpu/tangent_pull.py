@@ -26,6 +26,7 @@ from torch_semimarkov.backends.cpu.tangent_scan import (
     take_in,
     total_of,
 )
+from torch_semimarkov.backends.cpu.tangent_tail import hold_back, take_long
 from torch_semimarkov.backends.cpu.vector import (
     any_of,
     load,
@@ -247,25 +248,26 @@ def put(row, found, p, labels):
 
 @compiled
 def pull_back(
-    terms, shifts, shared, moved, quick, sizes, window, rows, kept, weights, places, counts
+    terms, shifts, shared, moved, quick, tails, sizes, window, rows, kept, weights, places, counts
 ):
     """Gradients of one sequence: in the directions, and in the terms.
 
     Args:
-        terms, shifts, shared, moved, quick, sizes, kept: as for the scan; ``kept`` is what it
-            filled.
+        terms, shifts, shared, moved, quick, tails, sizes, kept: as for the scan; ``kept`` is what
+            it filled.
         window: score, slope, two kinds of weighted masses, mass and bent, (room_of(K), C) each:
             the first full of -inf, but of 0 in padded lanes; the others full of 0.
         rows: message full of -inf and 0; entry; held, ended, inside, starts and base, of two rows
-            (C,) each, and top; full of 0.
+            (C,) each, and top; full of 0; sums (5, C), the first full of -inf, the others of 0.
         weights: upstream gradients of the log partition and of the slope.
         places: labels, starts and ends to fill, of two tables (L, labels) each, or empty.
-        counts: durations (K, C), transitions (labels, C), first and last (C,), of two tables each:
-            to add to; and room for durations, of two tables full of 0.
+        counts: durations (K, C), transitions (labels, C), first, last and tail (C,), of two tables
+            each: to add to; and room for durations, of two tables full of 0.
     """
     L, K, C, labels = sizes
-    message, entry, held, ended, inside, starts, base, top = rows
-    durations, pairs, first, last, bare = counts
+    message, entry, held, ended, inside, starts, base, top, sums = rows
+    durations, pairs, first, last, beyond, bare = counts
+    longer = len(tails[0]) > 0
     begin_at(kept, L, (shared[5], moved[3]), message, weights, ended, last, labels)
     newest = room_of(K)
     for s in range(L - 1, -1, -1):
@@ -286,8 +288,14 @@ def pull_back(
             copy(kept[1], (s - 1) * labels, message[1], 0, labels)
             enter(shared, moved, message, entry, C, labels)
         lean_on(entry, terms, shifts, s, base, labels)
+        if longer:
+            hold_back(terms, shifts, s, steps, tails, window, held, newest, count == K, sums,
+                      sizes)  # fmt: skip
+            count = min(count, K - 1)
         take_shares(shared, moved, quick, window, held, top, base, newest, count, sizes,
                     (starts, bare, durations))  # fmt: skip
+        if longer:
+            take_long(shared[3], moved[1], base, sums, starts, durations, beyond, sizes)
         put(starts, places[1], s, labels)
         if s > 0:
             pull(shared, moved, message, entry, starts, ended, pairs, sizes)

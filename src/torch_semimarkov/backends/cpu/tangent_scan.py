@@ -30,6 +30,7 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
     largest_of,
     step_of,
 )
+from torch_semimarkov.backends.cpu.tangent_tail import close_long, hold
 from torch_semimarkov.backends.cpu.vector import (
     any_of,
     beats,
@@ -295,7 +296,7 @@ def move_if_full(window, held, top, newest, rows, sizes):
 
 
 @compiled
-def scan(terms, shifts, shared, moved, quick, sizes, window, rows, kept):
+def scan(terms, shifts, shared, moved, quick, tails, sizes, window, rows, kept):
     """Log partition and slope of one sequence: each relative to its normaliser, and that.
 
     Args:
@@ -305,14 +306,17 @@ def scan(terms, shifts, shared, moved, quick, sizes, window, rows, kept):
         moved: directions of transition, bias, start and end; of any number where a term is -inf.
         quick: exponential of the bias relative to its largest, that times its direction (K, C),
             and the largest (C,).
+        tails: the tail and its direction (C,), or both empty.
         sizes: L, K, C, labels: positions, longest duration, labels padded and not padded.
         window: score, slope, mass, and mass times slope, (room_of(K), C) each: full of -inf, 0, 0
             and 0; padded lanes of 0, 0, 1 and 0.
-        rows: message, of two rows full of -inf and 0; entry, of four; held, of two; top; all of 0.
+        rows: message, of two rows full of -inf and 0; entry, of four; held, of two; top; all of 0;
+            beyond, of two full of -inf and 0.
         kept: alpha and its slope (L, labels), the steps of both normalisers (L,), or all empty.
     """
     L, K, C, labels = sizes
-    message, entry, held, top = rows
+    message, entry, held, top, beyond = rows
+    longer = len(tails[0]) > 0
     newest, norm, drift, step, slide = room_of(K), 0.0, 0.0, 0.0, 0.0
     for p in range(L):
         newest = move_if_full(window, held, top, newest, min(p, K - 1), sizes) - 1
@@ -326,7 +330,13 @@ def scan(terms, shifts, shared, moved, quick, sizes, window, rows, kept):
         weigh_row(window, held, top, newest, count, C)
         take_in(terms[0], shifts[0], p, (step, slide), window, held, newest, count, sizes)
         norm, drift = norm + step, drift + slide
+        if longer:
+            hold(terms, shifts, p, (step, slide), tails, window, held, newest, count == K, beyond,
+                 sizes)  # fmt: skip
+            count = min(count, K - 1)
         close(shared, moved, quick, window, held, top, newest, count, sizes, message)
+        if longer:
+            close_long(shared[3], moved[1], K, C, labels, beyond, message)
         end_segments(terms, shifts, p, message, labels)
         largest = largest_of(message[0], labels)
         step, slide = step_of(largest), slope_step(message, largest, labels)

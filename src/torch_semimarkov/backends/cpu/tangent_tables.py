@@ -15,7 +15,7 @@ from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
 
 PER_POSITION = ("scores", "start_scores", "end_scores")
-SHARED = ("transition", "duration_bias", "start", "end")
+SHARED = ("transition", "duration_bias", "start", "end", "tail")
 _EMPTY = np.empty(0)
 Arrays = tuple[Any, ...]
 
@@ -36,7 +36,7 @@ class Tables:
         self.counted = 2 * sum(self._sizes)
 
     def _prepare(self) -> None:
-        transition, bias, start, end = (self._of(self.p, name) for name in SHARED)
+        transition, bias, start, end, tail = (self._of(self.p, name) for name in SHARED)
         largest = transition.max(0)
         linear = np.exp(transition - np.where(largest == -np.inf, 0.0, largest))
         self.end = self._padded(end, -np.inf)
@@ -47,7 +47,10 @@ class Tables:
         top = bias.max(0)
         weights = self._padded(np.exp(bias - np.where(top == -np.inf, 0.0, top)), 1.0)
         self.quick = weights, weights * self.moved[1], self._padded(top, 0.0)
-        self._sizes = [self.K * self.C, self.labels * self.C, self.C, self.C]
+        self.tails = _EMPTY, _EMPTY
+        if self.p.tail is not None:
+            self.tails = self._padded(tail, -np.inf), self.moved[4]
+        self._sizes = [self.K * self.C, self.labels * self.C, self.C, self.C, self.C]
 
     def _of(self, p: Potentials, name: str) -> np.ndarray:
         x = getattr(p, name)
@@ -92,14 +95,14 @@ class Tables:
         return bool((last + self.end[: self.labels] > -np.inf).any())
 
     def parts(self, counts: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
-        """Counts as two tables each of durations, transitions, first and last."""
+        """Counts as two tables each of durations, transitions, first, last and beyond."""
         pieces = np.split(counts, np.cumsum([n for n in self._sizes for _ in range(2)])[:-1])
         return tuple(zip(pieces[::2], pieces[1::2], strict=True))
 
     def split(self, counts: np.ndarray) -> list[dict[str, np.ndarray]]:
         """The same by the name of the term, for directions and for terms."""
-        names = ("duration_bias", "transition", "start", "end")
-        shapes = ((self.K, self.C), (self.labels, self.C), (self.C,), (self.C,))
+        names = ("duration_bias", "transition", "start", "end", "tail")
+        shapes = ((self.K, self.C), (self.labels, self.C), *((self.C,),) * 3)
         each = list(zip(names, shapes, self.parts(counts), strict=True))
         return [
             {name: pair[i].reshape(shape)[..., : self.labels] for name, shape, pair in each}
@@ -109,11 +112,11 @@ class Tables:
     def scan(self, b: int, room: np.ndarray) -> tuple[float, float, float, float]:
         """Log partition and slope of a sequence, each relative to its normaliser, and that."""
         C, sizes = self.C, self.sizes(b)
-        rows = pair(C, -np.inf), (*pair(C), *pair(C)), pair(C), np.zeros(C)
+        rows = pair(C, -np.inf), (*pair(C), *pair(C)), pair(C), np.zeros(C), pair(C, -np.inf)
         window = self.window(sizes, 4)
         window[2].reshape(-1, C)[:, self.labels :] = 1.0
         return scan(  # type: ignore[no-any-return]
-            *self.terms(b), self.shared, self.moved, self.quick, sizes, window, rows,
+            *self.terms(b), self.shared, self.moved, self.quick, self.tails, sizes, window, rows,
             self.kept(b, room),
         )  # fmt: skip
 
@@ -127,12 +130,15 @@ class Tables:
     ) -> None:
         """Fill ``places`` and add to ``counts`` with the gradients of a sequence."""
         _, K, C, _ = sizes = self.sizes(b)
+        sums = np.zeros((5, C))
+        sums[0] = -np.inf
         rows = (
-            pair(C, -np.inf), (*pair(C), *pair(C)), *(pair(C) for _ in range(5)), np.zeros(C),
+            pair(C, -np.inf), (*pair(C), *pair(C)), *(pair(C) for _ in range(5)), np.zeros(C), sums,
         )  # fmt: skip
         pull_back(
-            *self.terms(b), self.shared, self.moved, self.quick, sizes, self.window(sizes, 6),
-            rows, self.kept(b, room), weights, places, (*self.parts(counts), pair(K * C)),
+            *self.terms(b), self.shared, self.moved, self.quick, self.tails, sizes,
+            self.window(sizes, 6), rows, self.kept(b, room), weights, places,
+            (*self.parts(counts), pair(K * C)),
         )  # fmt: skip
 
 
@@ -140,7 +146,7 @@ class PerDuration(Tables):
     """The same for (K, C, C) transitions."""
 
     def _prepare(self) -> None:
-        transition, bias, start, end = (self._of(self.p, name) for name in SHARED)
+        transition, bias, start, end, _ = (self._of(self.p, name) for name in SHARED)
         self.end = self._padded(end, -np.inf)
         self.shared = (
             self._padded(transition, -np.inf), self._padded(bias, -np.inf),

@@ -236,9 +236,10 @@ def harmless(n, work, state, plan):
     """True if nothing that the tile flushed or overflowed could matter.
 
     Every E and every sum lies inside bounds or is 0 because it is forbidden: E where Q is 0, since
-    what bounds P and X keeps Q from vanishing, while a small Q times a small factor may. A sum may
-    be 0 only where no element of its window can have been flushed: ``drift`` holds, for each label,
-    the lowest and the highest log scale of the open rows, relative to the tile's.
+    what bounds P and X keeps Q from vanishing, while a small Q times a small factor may; and E
+    where its factor is 0, since a start is forbidden. A sum may be 0 only where no element of its
+    window can have been flushed: ``drift`` holds, for each label, the lowest and the highest log
+    scale of the open rows, relative to the tile's.
     """
     strict = state[S.STRICT]
     for v in range(plan.C // LANES):
@@ -259,6 +260,8 @@ def harmless(n, work, state, plan):
             e = load(work, plan.window + (v * plan.rows + plan.K - 1 + j) * LANES)
             q = load(work, plan.Q + j * plan.C + v * LANES)
             forbidden = where(q > spread(0.0), spread(0.0), enters)
+            factor = load(work, plan.enter + j * plan.C + v * LANES)
+            forbidden = where(factor > spread(0.0), forbidden, spread(1.0))
             low_enter = smaller(low_enter, where(e > spread(0.0), e, forbidden))
             high_enter = larger(high_enter, e)
         last = load(work, plan.P + n * plan.C + v * LANES)

@@ -15,9 +15,7 @@ from torch_semimarkov.semirings import LogSemiring, MaxSemiring
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
     """The left-to-right messages ``alpha`` and ``entering`` in float64; see ``scan.Messages``."""
     with torch.no_grad():
-        p = prepare(potentials)
-        p = prepare(p.without_tail()) if p.per_duration and p.tail is not None else p
-        found = scan(p, LogSemiring())
+        found = scan(prepare(potentials), LogSemiring())
         return found.alpha, found.entering
 
 
@@ -25,28 +23,46 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Best scores (B, T, C) float64 with a label at, a start at and an end at each position.
 
     A segment that covers position t is a prefix up to t, whose score is the best over its start,
-    and the rest of it, whose score ``rest`` is carried from right to left with its age at t.
+    and the rest of it, whose score ``rest`` is carried from right to left with its age at t. With a
+    tail, what is K or more positions old at t is one prefix more.
     """
     with torch.no_grad():
-        p = prepare(potentials.without_tail())
+        p = prepare(potentials)
         left, right = scan(p, MaxSemiring()), scan(reverse(p), MaxSemiring())
         inside = p.inside()[..., None]
         beta = torch.where(inside, flip(p, right.entering), -torch.inf)
         V = torch.where(inside, flip(p, right.alpha), -torch.inf)
-        labels = _covering(p, left.entering, beta)
+        closing = None if left.open is None else _closing(p, beta)
+        labels = _covering(p, left.entering, beta, closing)
+        if left.open is not None:
+            labels = torch.where(inside, torch.maximum(labels, left.open + closing), -torch.inf)
         starts = torch.where(inside, left.entering + V, -torch.inf)
         ends = torch.where(inside, left.alpha + beta, -torch.inf)
         return labels, starts, ends
 
 
-def _covering(p: Potentials, entering: Tensor, beta: Tensor) -> Tensor:
-    """(B, T, C). The best score of a segmentation whose segment at position t has label c."""
+def _closing(p: Potentials, beta: Tensor) -> Tensor:
+    """(B, T, C). The best that follows a segment of K or more positions at t; it may go on."""
+    best = p.duration_bias[-1] + p.end_scores + beta
+    longer = p.scores + p.tail
+    for t in range(p.T - 2, -1, -1):
+        best[:, t] = torch.maximum(best[:, t], longer[:, t + 1] + best[:, t + 1])
+    return best
+
+
+def _covering(p: Potentials, entering: Tensor, beta: Tensor, closing: Tensor | None) -> Tensor:
+    """(B, T, C). The best score of a segmentation whose segment at position t has label c.
+
+    With ``closing``, a segment that is K positions old may go on.
+    """
     blank = p.scores.new_full((p.B, p.K, p.C), -torch.inf)
     prefixes = _open_prefixes(p, entering)
     rest, best = blank, []
     last = blank[:, :1]
     for t in reversed(range(p.T)):
         here = p.duration_bias + (p.end_scores[:, t] + beta[:, t])[:, None]
+        if closing is not None:
+            here = torch.cat((here[:, :-1], closing[:, t, None]), 1)
         if t + 1 < p.T:
             on = p.scores[:, t + 1, None] + torch.cat((rest[:, 1:], last), 1)
             here = torch.maximum(here, torch.where((t + 1 < p.lengths)[:, None, None], on, here))

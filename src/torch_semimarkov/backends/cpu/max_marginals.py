@@ -1,0 +1,75 @@
+"""Max-marginals on the compiled CPU backend: calls of the sweeps of max_sweep.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_semimarkov.backends.cpu.live_calls import _reversed, _sequence, _terms_of
+from torch_semimarkov.backends.cpu.max_sweep import closing_best, sweep_best
+from torch_semimarkov.backends.cpu.messages import padded
+from torch_semimarkov.backends.cpu.steps import Arrays
+from torch_semimarkov.backends.cpu.threads import run
+from torch_semimarkov.potentials import Potentials
+
+
+def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Best scores (B, T, C) float64 with a label at, a start at and an end at each position."""
+    p = replace(potentials, duration_bias=potentials.duration_bias[: potentials.T])
+    if p.K < potentials.K:  # no segment is so long
+        p = replace(p, tail=None)
+    K, C, W, terms = p.K, p.C, padded(p.C), _terms_of(p)
+    lengths = cast(Tensor, p.lengths).tolist()
+    forward, backward = _shared(p, W), _shared(_reversed(p), W)
+    found = np.full((3, p.B, p.T, C), -np.inf)
+
+    def task(b: int) -> None:
+        L = lengths[b]
+        mine = tuple(x[: L * C] for x in _sequence(terms, b))
+        mirror = tuple(x.reshape(L, C)[::-1].reshape(-1) if x.size else x for x in mine)
+        scores, starts, ends = mirror
+        sizes, nothing = (L, K, W, C), np.empty(0)
+        beta, V, labels, entering, alpha = _rows(5, L * W)
+        room = _room(L, W, p.tail)
+        sweep_best((scores, ends, starts), backward, sizes, room, beta, V, (nothing,) * 2, labels)
+        beta, V = (x.reshape(L, W)[::-1].reshape(-1) for x in (beta, V))
+        closing = nothing
+        if p.tail is not None:
+            (closing,) = _rows(1, L * W)
+            closing_best(mine, forward[1], forward[3], beta, sizes, closing)
+        room = _room(L, W, p.tail)
+        sweep_best(mine, forward, sizes, room, entering, alpha, (beta, closing), labels)
+        for target, x in zip(found, (labels, entering + V, alpha + beta), strict=True):
+            target[b, :L] = x.reshape(L, W)[:, :C]
+
+    run(task, p.B, 4 * p.B * p.T * (K + C + 20) * C)
+    labels, starts, ends = (torch.from_numpy(x) for x in found)
+    return labels, starts, ends
+
+
+def _shared(p: Potentials, W: int) -> Arrays:
+    """What the positions share, of padded labels."""
+
+    def table(x: Tensor | None, *shape: int) -> np.ndarray:
+        whole = np.full((*shape, W), -np.inf)
+        whole[..., : p.C] = 0.0 if x is None else x.detach().to(torch.float64).numpy()
+        return whole.reshape(-1)
+
+    tail = np.empty(0) if p.tail is None else table(p.tail)
+    return table(p.transition, p.C), table(p.duration_bias, p.K), table(p.start), tail
+
+
+def _rows(count: int, size: int) -> list[np.ndarray]:
+    return [np.full(size, -np.inf) for _ in range(count)]
+
+
+def _room(L: int, W: int, tail: Tensor | None) -> Arrays:
+    """What a sweep works in."""
+    opened, long = _rows(2, L * W)
+    prefix, leaving = np.zeros((2, W))
+    head, cut = np.full(W, -np.inf), np.zeros(W, np.int64)
+    return opened, prefix, leaving, head, cut, long if tail is not None else np.empty(0)
