@@ -264,16 +264,6 @@ BAD = {
         ConfigError,
         r"allowed_first must be \(C,\) = \(3,\), one bool a label, got",
     ),
-    "longest above K": (
-        {"max_duration": 9},
-        ConfigError,
-        r"^max_duration must be in 1..K = 1..3, got 9",
-    ),
-    "shortest above longest": (
-        {"min_duration": 3, "max_duration": [3, 2, 3]},
-        ConfigError,
-        "min_duration must be <= max_duration, got 3 > 2 for label 1",
-    ),
     "no last": ({"allowed_last": [False] * 3}, ConfigError, "allowed_last must allow at least one"),
     "weights": ({"allowed_last": [0.5] * 3}, ConfigError, "allowed_last must hold bools or 0 and"),
     "a list": ({"boundaries": [[1]]}, ShapeError, "boundaries must be a tensor, got list"),

@@ -13,10 +13,12 @@ from torch_semimarkov.functional.partition import log_partition
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.functional.queries import (
     MaxMarginals,
+    duration_posterior,
     expected_segments,
     max_marginals,
     run_marginals,
     segment_marginals,
+    window_marginals,
 )
 from torch_semimarkov.functional.risk import PosteriorDecoding, posterior_decode
 from torch_semimarkov.functional.sample import sample
@@ -28,7 +30,6 @@ from torch_semimarkov.functional.schemes import (
 )
 from torch_semimarkov.functional.segment import segment_log_prob, segment_score
 from torch_semimarkov.functional.stream import SemiMarkovStream
-from torch_semimarkov.functional.windows import duration_posterior, window_marginals
 
 __all__ = [
     "Constrained",

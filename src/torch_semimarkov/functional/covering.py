@@ -132,49 +132,46 @@ def covering(q: Posterior, first: Tensor, stop: Tensor, rows: int) -> Tensor:
 def covered(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
     """(B, M). Probability that one segment covers all of [first, stop).
 
-    O(K) each, and O(K C) for each position that such a segment of less than K may start at.
+    O(K) each, and O(K C) for each of the K starts up to ``first``, which near ones share.
     """
     rows = q.rows if q.p.tail is None else q.rows - 1
-    pairs = enumerate(zip(first, stop, strict=True))
-    short = torch.stack([_covered_by_short(q, b, *pair, rows) for b, pair in pairs])
-    if q.p.tail is not None:
-        short = short + _covered_by_long(q, first, stop)
-    return short.clamp(0, 1)
+    each = [_covered_by_short(q, b, first[b], stop[b], rows) for b in range(q.p.B)]
+    short = torch.stack(each)
+    if q.p.tail is None:
+        return short
+    return (short + _covered_by_long(q, first, stop)).clamp(0, 1)
 
 
 def _covered_by_short(q: Posterior, b: int, first: Tensor, stop: Tensor, rows: int) -> Tensor:
-    """(M,). The same in sequence b, of segments of up to ``rows`` positions.
+    """(M,). The same of segments of ``rows`` positions or less, of sequence b.
 
-    ``longer[s, d-1]`` is the probability that a segment of d positions or more starts at s.
+    ``longer[s, d-1]`` is the probability that one of d positions or more starts at s.
     """
-    p, found = q.p, q.alpha.new_zeros(first.shape)
-    starts, place = _asked(first, rows, p.T)
+    p = q.p
+    found = q.alpha.new_zeros(first.shape)
+    if rows == 0:
+        return found
+    one = torch.ones_like(first)
+    near = torch.zeros(p.T + 1, dtype=torch.int64, device=p.device)
+    near.index_add_(0, (first - rows + 1).clamp(min=0), one).index_add_(0, first + 1, -one)
+    starts = (near.cumsum(0) > 0).nonzero()[:, 0]
     row, label = torch.tensor(b, device=p.device), torch.arange(p.C, device=p.device)
-    length = p.lengths[b]  # type: ignore[index]
     duration = torch.arange(1, rows + 1, device=p.device)[:, None]
-    block = max(1, _NUMBERS // max(1, rows * p.C))
-    for at in range(0, len(starts), block):
+    for at in range(0, len(starts), block := max(1, _NUMBERS // (rows * p.C))):
         some = starts[at : at + block]
         end = some[:, None, None] + duration
-        one = probability(q, row, some[:, None, None], end.minimum(length), label)
-        longer = torch.where(end <= length, one, 0.0).sum(-1).flip(1).cumsum(1).flip(1)
-        here = ((first >= some[0]) & (first < some[-1] + rows)).nonzero()[:, 0]
+        last = p.lengths[b]  # type: ignore[index]
+        here = probability(q, row, some[:, None, None], end.minimum(last), label)
+        here = torch.where(end <= last, here, 0.0).sum(-1)
+        longer = here.flip(1).cumsum(1).flip(1)
+        asked = ((first >= some[0]) & (first < some[-1] + rows)).nonzero()[:, 0]
         for before in range(rows):
-            start = first[here] - before
-            most = stop[here] - start
-            valid = (start >= some[0]) & (start <= some[-1]) & (most <= rows)
-            of = (place[start.clamp(min=0)] - at).clamp(0, len(some) - 1)
-            found[here] += torch.where(valid, longer[of, most.clamp(max=rows) - 1], 0.0)
+            start = first[asked] - before
+            least = stop[asked] - start
+            valid = (start >= some[0]) & (start <= some[-1]) & (least <= rows)
+            place = torch.searchsorted(some, start).clamp(max=len(some) - 1)
+            found[asked] += torch.where(valid, longer[place, least.clamp(max=rows) - 1], 0.0)
     return found
-
-
-def _asked(first: Tensor, rows: int, T: int) -> tuple[Tensor, Tensor]:
-    """Positions less than ``rows`` before one of ``first``; (T + 1,) the place of each there."""
-    steps = torch.zeros(T + 1, dtype=torch.int64, device=first.device)
-    steps.index_add_(0, (first - rows + 1).clamp(min=0), torch.ones_like(first))
-    steps.index_add_(0, first + 1, -torch.ones_like(first))
-    near = steps.cumsum(0) > 0
-    return near.nonzero()[:, 0], near.cumsum(0) - 1
 
 
 def _covered_by_long(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
@@ -239,8 +236,8 @@ def _closing(q: Posterior, longer: Tensor) -> Tensor:
 def carried(gates: Tensor, inputs: Tensor) -> Tensor:
     """(B, T, C). x[t], the log of exp(inputs[t]) + exp(gates[t] + x[t-1]); O(T log T).
 
-    >>> carried(torch.zeros(1, 3, 1), torch.zeros(1, 3, 1)).exp().round().flatten()
-    tensor([1., 2., 3.])
+    >>> carried(torch.zeros(1, 3, 1), torch.zeros(1, 3, 1)).exp().flatten()
+    tensor([1.0000, 2.0000, 3.0000])
     """
     reach, found = 1, inputs
     while reach < inputs.shape[1]:

@@ -32,26 +32,25 @@ def duration_mask(
     longest: PerLabel | None,
     K: int,
     C: int,
-    names: tuple[str, str] = ("max_duration", "K"),
+    name: str = "label_max_duration",
 ) -> Tensor:
     """(K, C) bool. True where a duration is allowed.
 
     Args:
-        shortest, longest: one for all labels or one a label; None for no bound.
-        K, C: longest duration of the model, and labels.
-        names: what the caller calls ``longest`` and K.
+        shortest, longest: one number, or one a label.
+        K, C: longest duration and labels of the model.
+        name: of the argument that ``longest`` came as.
 
     Raises:
         ConfigError: a bound outside 1..K, or a shortest above a longest duration.
     """
-    name, most = names
-    low = _per_label("min_duration", 1 if shortest is None else shortest, C, most, K)
-    high = _per_label(name, K if longest is None else longest, C, most, K)
+    low = _per_label("min_duration", shortest, 1, K, C)
+    high = _per_label(name, longest, K, K, C)
     if bool((low > high).any()):
         label = int((low > high).nonzero()[0])
         raise ConfigError(
-            f"min_duration must be <= {name}, got {int(low[label])} > "
-            f"{int(high[label])} for label {label}"
+            f"min_duration must be <= {name}, got {int(low[label])} > {int(high[label])} "
+            f"for label {label}"
         )
     durations = torch.arange(1, K + 1)[:, None]
     return (durations >= low) & (durations <= high)
@@ -80,13 +79,13 @@ def _truths(name: str, mask: Tensor) -> Tensor:
     return mask.to(torch.bool)
 
 
-def _per_label(name: str, value: PerLabel, C: int, most: str, K: int) -> Tensor:
-    bounds = _tensor(name, value)
+def _per_label(name: str, value: PerLabel | None, default: int, K: int, C: int) -> Tensor:
+    bounds = _tensor(name, default if value is None else value)
     integers = not bounds.is_floating_point() and bounds.dtype != torch.bool
     if not integers or bounds.dim() > 1 or bounds.numel() not in (1, C):
         raise ConfigError(f"{name} must be one integer or C = {C} integers, got {value}")
     if bool(((bounds < 1) | (bounds > K)).any()):
-        raise ConfigError(f"{name} must be in 1..{most} = 1..{K}, got {value}")
+        raise ConfigError(f"{name} must be in 1..K = 1..{K}, the model's durations, got {value}")
     return bounds.expand(C)
 
 

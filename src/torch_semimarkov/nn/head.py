@@ -121,9 +121,9 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         if allowed_transitions is None:
             allowed_transitions = torch.ones(C, C, dtype=torch.bool)
         self.register_buffer("allowed_transitions", transition_mask(allowed_transitions, C))
-        names = ("label_max_duration", "max_duration")
-        durations = duration_mask(min_duration, label_max_duration, K, C, names)
-        self.register_buffer("allowed_durations", durations)
+        self.register_buffer(
+            "allowed_durations", duration_mask(min_duration, label_max_duration, K, C)
+        )
         for name, given in (("allowed_first", allowed_first), ("allowed_last", allowed_last)):
             given = torch.ones(C, dtype=torch.bool) if given is None else given
             self.register_buffer(name, label_mask(name, given, C))
