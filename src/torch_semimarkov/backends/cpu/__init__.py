@@ -117,7 +117,7 @@ def reasons_against(
     if isinstance(potentials, Potentials):
         if op == "stream" and potentials.per_duration:
             reasons.append("has no stream with (K, C, C) transitions")
-        known = op in ("log_partition", "viterbi", "stream")
+        known = op in ("log_partition", "viterbi", "kbest", "stream")
         with_tail = known and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
