@@ -8,6 +8,7 @@ if a result is wrong. The three take turns, so that a busy moment of the machine
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -26,6 +27,11 @@ from torch_semimarkov.scan import explain, fused_associative_scan
 DIRECTIONS = ("forward", "reverse", "backward")
 # Of the sum of magnitudes, which bounds what rounding can do.
 ALLOWED = 1e-6
+# Where the C library takes memory for results from, as options of mallopt: always from what the
+# process holds and never gives back, or always new pages from the system. Left alone it is a mix.
+MEMORY = {"mixed": {}, "reused": {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": 1 << 30},
+          "new": {"M_MMAP_THRESHOLD": 1 << 17}}  # fmt: skip
+OPTIONS = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3, "M_MMAP_MAX": -4}
 
 
 class Size(NamedTuple):
@@ -58,6 +64,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cpu-time", action="store_true", help="one thread's time on the processor: a busy machine"
     )
+    parser.add_argument(
+        "--memory", choices=MEMORY, default="mixed", help="of results on the CPU; default mixed"
+    )
     parser.add_argument("--quick", action="store_true", help="one small size, to try the script")
     options = parser.parse_args()
     if options.repeats < 1 or (options.threads is not None and options.threads < 1):
@@ -68,6 +77,17 @@ def parse() -> argparse.Namespace:
         parser.error("--cpu-time is of one thread on the CPU")
     options.threads = 1 if options.cpu_time else options.threads
     return options
+
+
+def take_memory(way: str) -> None:
+    """Have malloc take the memory of results one way."""
+    for name, value in MEMORY[way].items():
+        try:
+            done = ctypes.CDLL(None).mallopt(OPTIONS[name], value)
+        except (OSError, TypeError, AttributeError):
+            done = 0
+        if not done:
+            raise SystemExit(f"--memory {way} needs the mallopt of glibc, which is not here")
 
 
 def calls(size: Size, direction: str, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -155,6 +175,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "repeats": options.repeats,
+        "memory": options.memory,
         "clock": "time of one thread on the processor" if options.cpu_time else "wall",
     }
 
@@ -189,6 +210,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> int:
     """Check, time, print, and write what was asked for."""
     options = parse()
+    take_memory(options.memory)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     table = [(size, way) for size in sizes(options.quick) for way in DIRECTIONS]

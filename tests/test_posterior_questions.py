@@ -269,6 +269,19 @@ def test_few_nodes_are_nearly_exact():
     assert torch.equal(few.segments.starts, whole.segments.starts)
 
 
+def test_numbers_of_starts_that_cannot_be_best_are_left_out(monkeypatch):
+    inputs = make_inputs(Size((60, 41), K=6, C=3), seed=1)
+    inputs["duration_bias"] = inputs["duration_bias"] + 3.0 * torch.arange(6.0)[:, None]
+    found = ts.posterior_decode(**inputs, objective="boundary_f1")
+    expected = ts.expected_segments(**inputs).sum(1)
+    last = int((expected * (2 / found.expected - 1)).max()) + 1
+    assert last < 60  # there is something to leave out
+    monkeypatch.setattr("torch_semimarkov.functional.risk._SLACK", float("inf"))
+    whole = ts.posterior_decode(**inputs, objective="boundary_f1")
+    assert torch.equal(found.expected, whole.expected)
+    assert found.segments == whole.segments
+
+
 def test_it_beats_the_best_segmentation_at_its_own_score():
     inputs = make_inputs(Size((40,), K=5, C=3), seed=3)
     inputs = {k: x * 0.4 if x.is_floating_point() else x for k, x in inputs.items()}

@@ -33,7 +33,8 @@ def test_the_demo_shows_all_its_parts():
 
 def test_the_benchmark_writes_a_row_for_each_dimension_and_direction(tmp_path):
     path, picture = tmp_path / "rows.json", tmp_path / "rows.svg"
-    arguments = ["--quick", "--repeats", "2", "--threads", "1", "--json", path, "--plot", picture]
+    arguments = ["--quick", "--repeats", "2", "--threads", "1", "--memory", "new"]
+    arguments += ["--json", path, "--plot", picture]
     done = run("scripts/benchmark_fused_scan.py", *arguments)
     assert done.returncode == 0, done.stderr
     document = json.loads(path.read_text())
@@ -41,10 +42,13 @@ def test_the_benchmark_writes_a_row_for_each_dimension_and_direction(tmp_path):
     assert found == {(dim, way) for dim in (1, 2) for way in ("forward", "reverse", "backward")}
     assert all(row["ours_ms"] > 0 and row["torch_ms"] > 0 for row in document["rows"])
     assert document["machine"]["threads"] == 1
+    assert document["machine"]["memory"] == "new"
     assert picture.stat().st_size > 0
 
 
-@pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--device", "tpu"]])
+@pytest.mark.parametrize(
+    "arguments", [["--repeats", "0"], ["--device", "tpu"], ["--memory", "old"]]
+)
 def test_the_benchmark_refuses_a_bad_argument_in_one_line(arguments):
     done = run("scripts/benchmark_fused_scan.py", *arguments)
     assert done.returncode == 2

@@ -27,19 +27,30 @@ def transition_mask(allowed: Tensor | Sequence[Sequence[bool]], C: int) -> Tenso
     return _truths("allowed_transitions", mask)
 
 
-def duration_mask(shortest: PerLabel | None, longest: PerLabel | None, K: int, C: int) -> Tensor:
+def duration_mask(
+    shortest: PerLabel | None,
+    longest: PerLabel | None,
+    K: int,
+    C: int,
+    name: str = "label_max_duration",
+) -> Tensor:
     """(K, C) bool. True where a duration is allowed.
+
+    Args:
+        shortest, longest: one number, or one a label.
+        K, C: longest duration and labels of the model.
+        name: of the argument that ``longest`` came as.
 
     Raises:
         ConfigError: a bound outside 1..K, or a shortest above a longest duration.
     """
     low = _per_label("min_duration", shortest, 1, K, C)
-    high = _per_label("label_max_duration", longest, K, K, C)
+    high = _per_label(name, longest, K, K, C)
     if bool((low > high).any()):
         label = int((low > high).nonzero()[0])
         raise ConfigError(
-            f"min_duration must be <= label_max_duration, got {int(low[label])} > "
-            f"{int(high[label])} for label {label}"
+            f"min_duration must be <= {name}, got {int(low[label])} > {int(high[label])} "
+            f"for label {label}"
         )
     durations = torch.arange(1, K + 1)[:, None]
     return (durations >= low) & (durations <= high)
@@ -74,7 +85,7 @@ def _per_label(name: str, value: PerLabel | None, default: int, K: int, C: int) 
     if not integers or bounds.dim() > 1 or bounds.numel() not in (1, C):
         raise ConfigError(f"{name} must be one integer or C = {C} integers, got {value}")
     if bool(((bounds < 1) | (bounds > K)).any()):
-        raise ConfigError(f"{name} must be in 1..max_duration = 1..{K}, got {value}")
+        raise ConfigError(f"{name} must be in 1..K = 1..{K}, the model's durations, got {value}")
     return bounds.expand(C)
 
 

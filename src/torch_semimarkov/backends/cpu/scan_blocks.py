@@ -10,6 +10,7 @@ import numpy as np
 from torch_semimarkov.backends.cpu.compile import compiled, inlined, part, small
 from torch_semimarkov.backends.cpu.scan_kernels import TOGETHER, combine
 from torch_semimarkov.backends.cpu.scan_lanes import (
+    ask_for_block,
     first_lane,
     load_block,
     moved,
@@ -25,6 +26,9 @@ from torch_semimarkov.backends.cpu.team import in_team
 from torch_semimarkov.backends.cpu.vector import load, spread, store
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
+# Positions of the longest rows whose next rows are fetched ahead: longer ones leave the caches.
+_SHORT = 1024
+
 
 @small
 def joint_of(lengths, low, high):
@@ -38,17 +42,21 @@ def joint_of(lengths, low, high):
 
 
 @inlined
-def _blocks(op, x, y, source, target, state, count, reverse, exclusive):
+def _blocks(op, x, y, places, state, count, reverse, exclusive):
     """Scan ``count`` positions of eight rows from a state; the last two are constants.
 
     A block is loaded and another one stored while the one between is scanned, each step of which
-    waits for the last.
+    waits for the last. In reverse, the same place of the next rows is fetched: machines that see
+    a forward scan coming do not see short rows read from their ends.
     """
+    source, target, later = places
     step = -LANES if reverse else LANES
     at = 1 - LANES if reverse else 0
     found, state = scan_block(op, state, load_block(x, source, at), reverse, exclusive)
     for _ in range(count // LANES - 1):
         block = load_block(x, source, at + step)
+        if reverse:
+            ask_for_block(x, later, at)
         store_block(y, target, at, found)
         found, state = scan_block(op, state, block, reverse, exclusive)
         at += step
@@ -99,16 +107,18 @@ def _groups(op, x, y, states, starts, lengths, reverse, exclusive, first, last):
         high = min(low + TOGETHER, len(states))
         joint = joint_of(lengths, low, high)
         if joint > 0:
+            later = min(high, len(states) - TOGETHER) if joint <= _SHORT else low
             source, target = places_of(starts, low, 0), places_of(starts, low, 1)
+            places = source, target, places_of(starts, later, 0)
             state = load(states, low)
             if reverse and exclusive:
-                state = _blocks(op, x, y, source, target, state, joint, True, True)
+                state = _blocks(op, x, y, places, state, joint, True, True)
             elif reverse:
-                state = _blocks(op, x, y, source, target, state, joint, True, False)
+                state = _blocks(op, x, y, places, state, joint, True, False)
             elif exclusive:
-                state = _blocks(op, x, y, source, target, state, joint, False, True)
+                state = _blocks(op, x, y, places, state, joint, False, True)
             else:
-                state = _blocks(op, x, y, source, target, state, joint, False, False)
+                state = _blocks(op, x, y, places, state, joint, False, False)
             store(states, low, state)
         for r in range(low, high):
             states[r] = _row(

@@ -73,6 +73,23 @@ def load_block(typing: Any, array: Any, starts: Any, offset: Any) -> Any:
 
 
 @intrinsic
+def ask_for_block(typing: Any, array: Any, starts: Any, offset: Any) -> Any:
+    """Have the machine fetch what a later ``load_block`` reads; any address is allowed."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointers, _ = _pointers(context, builder, signature.args[0], *args)
+        byte = ir.IntType(8).as_pointer()
+        flags = [ir.Constant(INT, flag) for flag in (0, 3, 1)]  # to read, to all caches, data
+        kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        for at in pointers:
+            builder.call(ask, [builder.bitcast(at, byte), *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, _PLACES, types.int64), emit
+
+
+@intrinsic
 def store_block(typing: Any, array: Any, starts: Any, offset: Any, block: Any) -> Any:
     """Write eight vectors, one a position, to eight rows."""
 
