@@ -52,7 +52,7 @@ def kbest(
     Args:
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores, tail,
             backend, validate_args: as in :func:`log_partition`; with a tail, every duration up to T
-            takes a row of its own.
+            takes a row of its own on the reference, and with (K, C, C) transitions on each backend.
         k: how many, >= 1. A sequence that has fewer gets them all, scores of -inf and counts of 0
             for the rest, and a warning that names it.
 
@@ -82,7 +82,9 @@ def kbest(
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, tail=tail, validate_args=validate_args,
-    ).without_tail()  # fmt: skip
+    )  # fmt: skip
+    if p.per_duration:
+        p = p.without_tail()
     with torch.no_grad() if needs_grad(p) else nullcontext():
         best, segments = dispatch.kbest(p, k, backend, result_dtype(scores))
     if not torch.compiler.is_compiling():

@@ -73,7 +73,7 @@ OPS = (
 )  # fmt: skip
 # Those that take a tail, with (C, C) transitions.
 TAIL_OPS = (
-    "log_partition", "tangent", "viterbi", "sample", "messages", "max_marginals", "stream",
+    "log_partition", "tangent", "viterbi", "kbest", "sample", "messages", "max_marginals", "stream",
 )  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.

@@ -8,8 +8,7 @@ from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.kbest_edges import (
     BITS,
     START,
-    has_pairs,
-    is_entry,
+    begins_segment,
     label_of,
     weighed,
 )
@@ -33,7 +32,8 @@ from torch_semimarkov.backends.cpu.kbest_path import (
     place_of,
     remember,
     segment_at,
-    stops_of,
+    segments_at,
+    step_at,
     walk_on,
 )
 from torch_semimarkov.backends.cpu.plan import make_plan
@@ -46,14 +46,15 @@ def open_along(graph, choices, bound, room, used):
 
     Args:
         graph: as for :func:`weighed`.
-        choices: (2, n) nodes and steps, among which are those.
+        choices: (1, n) nodes, among which are those.
         bound: the most that an edge may lose.
         room: edges that a list keeps at most.
         used: four zeros, which count from now on.
     """
     store = empty_store()
     for i in range(choices.shape[1]):
-        node, step = choices[0, i], choices[1, i]
+        node = choices[0, i]
+        step = step_at(node, graph[0])
         count, top, near = weighed(node, graph)
         if has_choice(count, bound, top, near, graph[4]):
             store = open_list(node, step, count, top, near, bound, room, graph, store, used)
@@ -91,13 +92,13 @@ def find_way(edge, here, along, bound, room, graph, path, store, used):
         graph, path: as for :func:`walk_on`.
         store, used: the tables, and how many rows of each are used.
     """
-    (segments, stops, known), wholes, node = path, store[1], store[0][here, M.NODE]
+    (segments, inside, known), wholes, node = path, store[1], store[0][here, M.NODE]
     first, before = used[SEGMENTS], wholes[edge, M.PRED]
     filled = first
-    if not is_entry(node):
+    if begins_segment(before, node):
         segments, filled = grown(segments, first + 1), first + 1
         segments[0, first], segments[1, first] = before >> BITS, label_of(node)
-    path = segments, stops, known
+    path = segments, inside, known
     at, step, segments, filled = walk_on(before, bound, graph, path, filled)
     used[SEGMENTS], below = filled, NONE
     if step >= 0:
@@ -108,11 +109,11 @@ def find_way(edge, here, along, bound, room, graph, path, store, used):
         below = used[LISTS]
         known = remember(at, below, known)
         count, top, near = weighed(at, graph)
-        store = open_list(at, -1, count, top, near, bound, room, graph, store, used)
+        store = open_list(at, NONE, count, top, near, bound, room, graph, store, used)
     wholes = store[1]
     wholes[edge, M.BELOW], wholes[edge, M.JOIN] = below, step
     wholes[edge, M.FROM], wholes[edge, M.TO] = first, filled
-    return (segments, stops, known), store
+    return (segments, inside, known), store
 
 
 @part
@@ -139,8 +140,8 @@ def add_pieces(entry, count, along, graph, path, store, used, pieces, filled):
         pieces: (2, n) ranges of segments.
         filled: how many there are.
     """
-    (lists, wholes, _, ways, _), pairs, first, here = store, has_pairs(graph[2]), filled, 0
-    pieces, filled = add_piece(0, segment_at(lists[0, M.STEP], pairs), first, pieces, filled)
+    (lists, wholes, _, ways, _), inside, first, here = store, path[1], filled, 0
+    pieces, filled = add_piece(0, segment_at(lists[0, M.STEP], inside), first, pieces, filled)
     while entry != NONE:
         edge, before = ways[entry, M.CHOSEN], ways[entry, M.BEFORE]
         if wholes[edge, M.BELOW] == UNKNOWN:  # and nobody asks for another way by it
@@ -149,8 +150,8 @@ def add_pieces(entry, count, along, graph, path, store, used, pieces, filled):
         begin, stop = wholes[edge, M.FROM], wholes[edge, M.TO]
         pieces, filled = add_piece(begin, stop, first, pieces, filled)
         if step >= 0:
-            stop = segment_at(lists[here, M.STEP], pairs) if here != NONE else count
-            pieces, filled = add_piece(segment_at(step, pairs), stop, first, pieces, filled)
+            stop = segment_at(lists[here, M.STEP], inside) if here != NONE else count
+            pieces, filled = add_piece(segment_at(step, inside), stop, first, pieces, filled)
         entry = NONE
         if here != NONE:
             entry = lists[here, M.HEAD] if before == FIRST else before
@@ -165,8 +166,9 @@ def search(L, sizes, allowed, tables, best, scores):
         L: its positions.
         sizes: K, C, labels, and 1 if there are boundary scores.
         allowed: as :func:`kept_sweep` gives it.
-        tables: (C, C) transitions: its work array, and empty arrays. (K, C, C): scores, start and
-            end scores, the values and steps that viterbi keeps, transition, bias, start, end.
+        tables: nine. (C, C) transitions: its work array, the tail by its labels or an empty array,
+            and empty ones. (K, C, C): scores, start and end scores, the values and steps that
+            viterbi keeps, transition, bias, start, end.
         best: the best score, a number.
         scores: (k,), full of -inf; filled as far as there are segmentations.
 
@@ -180,7 +182,7 @@ def search(L, sizes, allowed, tables, best, scores):
     segments = np.empty((2, L), np.int32)
     count, choices, chosen, bound = best_path(graph, np.empty(k - 1), segments)
     store = open_along(graph, choices[:, :chosen], bound, k, used)
-    path = segments, stops_of(L, segments, count), np.zeros((2, 64), np.int64)
+    path = segments, segments_at(L, segments, count), np.zeros((2, 64), np.int64)
     along, used[SEGMENTS], chain = used[LISTS], count, np.empty((1, 64), np.int64)
     scores[0], reached = best, 1
     while reached < k and along > 0:

@@ -1,9 +1,10 @@
 """The graph whose ways are segmentations: its nodes, and what each edge into a node is worth.
 
-A node is where a segment of a label ends, or where a label is entered; with (K, C, C) transitions
-there are no nodes of the second kind but one. The number of a node is its position, its label and
-its kind. The sequence starts at node 0 and ends at node ``entry_to(L, 0)``. What an edge loses is
-the best value of an edge into the same node, less its own.
+A node is where a segment of a label ends, where a label is entered, or, with a tail, where a
+segment of K or more positions may end or go on. With (K, C, C) transitions only the end of the
+sequence is of the second kind. The number of a node is its position, its label and its kind. The
+sequence starts at node 0 and ends at node ``entry_to(L, 0)``. What an edge loses is the best value
+of an edge into the same node, less its own.
 """
 
 from __future__ import annotations
@@ -24,33 +25,53 @@ from torch_semimarkov.backends.cpu.vector import (
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
 START = 0
-# A label and a bit for the kind of node.
+# Kinds of nodes, in the order in which ways back pass those of a position.
+ENTRY, STOP, LONG = 0, 1, 2
+# Above the kind and the label comes the position.
 BITS = 32
-LABEL = (1 << BITS) - 1
-
-
-@small
-def end_of(stop, label):
-    """The node where a segment of a label ends before position ``stop``."""
-    return (stop << BITS) | (label << 1)
+LABEL = (1 << BITS) - 4
 
 
 @small
 def entry_to(position, label):
     """The node where a label is entered at a position."""
-    return (position << BITS) | (label << 1) | 1
+    return (position << BITS) | (label << 2)
 
 
 @small
-def is_entry(node):
-    """True where a label is entered, False where a segment ends."""
-    return node & 1 == 1
+def end_of(stop, label):
+    """The node where a segment of a label ends before position ``stop``."""
+    return (stop << BITS) | (label << 2) | STOP
+
+
+@small
+def long_at(stop, label):
+    """The node where a segment has K or more positions before position ``stop``."""
+    return (stop << BITS) | (label << 2) | LONG
+
+
+@small
+def kind_of(node):
+    """Its kind."""
+    return node & 3
 
 
 @small
 def label_of(node):
     """Its label."""
-    return (node & LABEL) >> 1
+    return (node & LABEL) >> 2
+
+
+@small
+def is_entry(node):
+    """True where a label is entered."""
+    return kind_of(node) == ENTRY
+
+
+@small
+def begins_segment(before, node):
+    """True for the edge, from ``before``, with which the segment that ends at a node begins."""
+    return kind_of(node) != ENTRY and kind_of(before) != LONG
 
 
 @small
@@ -60,15 +81,25 @@ def has_pairs(tables):
 
 
 @small
-def edge_from(node, i, pairs, labels):
-    """The node that edge i into a node comes from."""
-    stop, label = node >> BITS, label_of(node)
-    if is_entry(node):
+def tail_from(tables, plan):
+    """K with a tail, of which segments have a node with as many positions; else 0."""
+    return plan.K if len(tables[1]) > 0 and not has_pairs(tables) else 0
+
+
+@small
+def edge_from(node, i, pairs, labels, tail):
+    """The node that edge i into a node comes from; ``tail`` as :func:`tail_from` gives it."""
+    stop, label, kind = node >> BITS, label_of(node), kind_of(node)
+    if kind == ENTRY:
         return end_of(stop, i)
+    if kind == LONG and i == 1:
+        return long_at(stop - 1, label)
+    if kind == STOP and i == tail - 1:
+        return long_at(stop, label)
     if pairs:
         begin = stop - 1 - i // labels
         return end_of(begin, i % labels) if begin > 0 else START
-    begin = stop - 1 - i
+    begin = stop - (tail if kind == LONG else i + 1)
     return entry_to(begin, label) if begin > 0 else START
 
 
@@ -102,8 +133,11 @@ def ways_to_entry(position, label, L, work, plan, values):
 
 
 @inlined
-def ways_to_stop(stop, label, L, allowed, work, plan, values):
-    """Values of the edges into the end of a segment, one a duration; their number and size."""
+def ways_to_stop(stop, label, L, allowed, work, tail, plan, values):
+    """Values of the edges into the end of a segment, one a duration; their number and size.
+
+    With a tail the last is of all that have K or more positions.
+    """
     block, lane, last = label // LANES, label % LANES, stop - 1
     bias = plan.bias + (block * plan.depth + 1) * LANES + lane
     column = plan.size + (block * L + last) * LANES + lane
@@ -112,7 +146,20 @@ def ways_to_stop(stop, label, L, allowed, work, plan, values):
     for i in range(count):
         values[i] = work[column - i * LANES] + work[bias + i * LANES]
     P = (plan.size + L * plan.C) + last * plan.C
+    if tail > 0 and count == tail:
+        values[count - 1] = work[P + L * plan.C + label] + work[bias + (count - 1) * LANES]
     return count, abs(work[P + label])
+
+
+@part
+def ways_to_long(stop, label, L, allowed, work, rate, plan, values):
+    """Values of the edges to where a segment has K or more positions: exactly K, or more."""
+    column = plan.size + label // LANES * L * LANES + label % LANES
+    before = plan.size + 2 * L * plan.C + (stop - 2) * plan.C + label
+    first, begin = allowed[(stop - 1) * plan.labels + label], stop - plan.K
+    values[0] = work[column + begin * LANES] if begin >= first else -np.inf
+    values[1] = work[before] + rate[label] if stop > 1 else -np.inf
+    return 2
 
 
 @part
@@ -154,21 +201,25 @@ def largest_of(values, count):
 
 
 @inlined
-def weigh(node, L, allowed, work, plan, values):
+def weigh(node, L, allowed, work, rate, tail, plan, values):
     """What the edges into a node are worth, with (C, C) transitions.
 
     Args:
         node: not 0.
         L: positions of the sequence.
         allowed, work, plan: as for kbest.py's :func:`search`.
+        rate: the tail by its labels, or anything.
+        tail: as :func:`tail_from` gives it.
         values: filled in the order in which ties are resolved, and with -inf up to whole vectors.
 
     Returns:
         The number of edges, the best value, and one that rounding alone may keep from the best.
     """
     position, label, size = node >> BITS, label_of(node), 0.0
-    if not is_entry(node):
-        count, size = ways_to_stop(position, label, L, allowed, work, plan, values)
+    if kind_of(node) == STOP:
+        count, size = ways_to_stop(position, label, L, allowed, work, tail, plan, values)
+    elif kind_of(node) == LONG:
+        count = ways_to_long(position, label, L, allowed, work, rate, plan, values)
     elif position < L:
         count = ways_to_entry(position, label, L, work, plan, values)
     else:
@@ -202,7 +253,8 @@ def weighed(node, graph):
     L, allowed, tables, plan, values = graph
     if has_pairs(tables):
         return weigh_pairs(node, L, tables, plan, values)
-    return weigh(node, L, allowed, tables[0], plan, values)
+    tail = tail_from(tables, plan)
+    return weigh(node, L, allowed, tables[0], tables[1], tail, plan, values)
 
 
 @inlined

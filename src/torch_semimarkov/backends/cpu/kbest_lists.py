@@ -16,14 +16,19 @@ from typing import NamedTuple
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import inlined, part
-from torch_semimarkov.backends.cpu.kbest_edges import edge_from, has_pairs, loss_of
+from torch_semimarkov.backends.cpu.kbest_edges import (
+    edge_from,
+    has_pairs,
+    loss_of,
+    tail_from,
+)
 
 
 class Columns(NamedTuple):
     """Columns of the five tables; a list, an edge and an entry take a row each."""
 
     NODE: int = 0  # of a list: its node,
-    STEP: int = 1  # the step of the best path that it is, or -1,
+    STEP: int = 1  # its step if it is on the best path, or -1,
     EDGES: int = 2  # the first of its edges,
     COUNT: int = 3  # how many there are,
     HEAD: int = 4  # its first entry,
@@ -127,14 +132,15 @@ def open_list(node, step, count, top, near, bound, room, graph, store, used):
 
     Args:
         node: the node.
-        step: the step at which the best path passes it, or -1.
+        step: its step if it is on the best path, or -1.
         count, top, near: what :func:`weighed` has just said of its edges.
         bound: the most that an edge may lose.
         room: edges that are kept at most.
         graph: as for :func:`weighed`.
         store, used: the tables, and how many rows of each are used.
     """
-    values, pairs, labels = graph[4], has_pairs(graph[2]), graph[3].labels
+    _, _, tables, plan, values = graph
+    pairs, labels, tail = has_pairs(tables), plan.labels, tail_from(tables, plan)
     store = roomy(store, used, min(room, count), 1)
     lists, wholes, reals, ways, deficits = store
     first, kept, here, entry = used[EDGES], 0, used[LISTS], used[ENTRIES]
@@ -143,7 +149,7 @@ def open_list(node, step, count, top, near, bound, room, graph, store, used):
         if loss < np.inf and loss <= bound:
             kept = insert(loss, i, first, kept, room, wholes, reals)
     for edge in range(first, first + kept):
-        wholes[edge, M.PRED] = edge_from(node, wholes[edge, M.PRED], pairs, labels)
+        wholes[edge, M.PRED] = edge_from(node, wholes[edge, M.PRED], pairs, labels, tail)
         wholes[edge, M.BELOW], wholes[edge, M.NEXT_WAY] = UNKNOWN, FIRST
         reals[edge, M.TOTAL] = reals[edge, M.LOSS]
     lists[here, M.NODE], lists[here, M.STEP] = node, step

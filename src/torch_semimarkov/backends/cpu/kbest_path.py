@@ -12,22 +12,26 @@ import numpy as np
 from torch_semimarkov.backends.cpu.compile import inlined, part, small
 from torch_semimarkov.backends.cpu.kbest_edges import (
     BITS,
+    ENTRY,
     LABEL,
+    LONG,
     START,
+    begins_segment,
     edge_from,
     entry_to,
     first_best,
     has_pairs,
-    is_entry,
+    kind_of,
     label_of,
     least_value,
     loss_of,
     may_lose_less,
+    tail_from,
     weigh,
     weigh_pairs,
     weighed,
 )
-from torch_semimarkov.backends.cpu.kbest_lists import grown
+from torch_semimarkov.backends.cpu.kbest_lists import NONE, grown
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
@@ -86,62 +90,64 @@ def best_path(graph, heap, segments):
         segments: (2, L) starts and labels, filled from the last segment on.
 
     Returns:
-        The number of segments; (2, n) nodes where another edge may matter, and the step at which
-        each is passed; n; the most that an edge may lose.
+        The number of segments; (1, n) nodes where another edge may matter; n; the most that an edge
+        may lose.
     """
     L, allowed, tables, plan, values = graph
-    work, pairs = tables[0], has_pairs(tables)
-    node, step, found, losses = entry_to(L, 0), 0, 0, 0
-    choices, chosen = np.empty((2, 64), np.int64), 0
+    work, rate, pairs, tail = tables[0], tables[1], has_pairs(tables), tail_from(tables, plan)
+    node, found, losses = entry_to(L, 0), 0, 0
+    choices, chosen = np.empty((1, 64), np.int64), 0
     while node != START:
         if pairs:
             count, top, near = weigh_pairs(node, L, tables, plan, values)
         else:
-            count, top, near = weigh(node, L, allowed, work, plan, values)
+            count, top, near = weigh(node, L, allowed, work, rate, tail, plan, values)
         best = first_best(count, near, values)
         losses, matters = keep_others(best, count, top, near, values, heap, losses)
         if matters:
             choices = grown(choices, chosen + 1)
-            choices[0, chosen], choices[1, chosen] = node, step
-            chosen += 1
-        before = edge_from(node, best, pairs, plan.labels)
-        if not is_entry(node):
+            choices[0, chosen], chosen = node, chosen + 1
+        before = edge_from(node, best, pairs, plan.labels, tail)
+        if begins_segment(before, node):
             segments[0, found], segments[1, found] = before >> BITS, label_of(node)
             found += 1
-        node, step = before, step + 1
+        node = before
     return found, choices, chosen, bound_of(heap, losses)
 
 
 @part
-def stops_of(L, segments, count):
-    """(L + 1,) the segment of the best path that ends before a position, -1 where none does."""
-    found, stop = np.full(L + 1, -1, np.int32), L
+def segments_at(L, segments, count):
+    """(L + 1,) the segment of the best path that has the position before each; 0 before 0."""
+    found, stop = np.zeros(L + 1, np.int32), L
     for i in range(count):
-        found[stop] = i
+        for position in range(segments[0, i] + 1, stop + 1):
+            found[position] = i
         stop = segments[0, i]
     return found
 
 
 @small
-def step_of(node, stops, segments, pairs):
-    """The step at which the best path passes a node, -1 if it does not.
-
-    The end of the sequence is step 0, the end of the last segment step 1, where its label is
-    entered step 2, and so on; with ``pairs`` the end of each segment is a step.
-    """
-    i = stops[node >> BITS]
-    if i < 0:
-        return -1
-    i -= is_entry(node)
-    if segments[1, i] != label_of(node):
-        return -1
-    return 1 + i if pairs else 1 + 2 * i + is_entry(node)
+def step_at(node, L):
+    """A number that grows along a way back."""
+    return (L - (node >> BITS)) * 4 + kind_of(node)
 
 
 @small
-def segment_at(step, pairs):
-    """The first segment of the best path that ends at a step or after it."""
-    return max(step - 1, 0) if pairs else step // 2
+def segment_at(step, inside):
+    """The first segment of the best path that begins at a step or after it."""
+    return inside[len(inside) - 1 - step // 4]
+
+
+@small
+def on_path(node, inside, segments, K):
+    """True if the best path passes a node."""
+    position, kind = node >> BITS, kind_of(node)
+    i = inside[position]
+    if kind == LONG:
+        return segments[1, i] == label_of(node) and position - segments[0, i] >= K
+    if position != (segments[0, i - 1] if i > 0 else len(inside) - 1):
+        return False
+    return segments[1, i - 1 if kind == ENTRY else i] == label_of(node)
 
 
 @part
@@ -162,7 +168,7 @@ def has_choice(count, bound, top, near, values):
 def place_of(node, known):
     """Where a node stands in a table with open addresses, or may be put if it is not in it."""
     last = known.shape[1] - 1
-    at = ((node >> BITS) * 97 + (node & LABEL)) & last
+    at = ((node >> BITS) * 97 + (node & LABEL) + kind_of(node)) & last
     while known[0, at] != START and known[0, at] != node:
         at = (at + 1) & last
     return at
@@ -191,26 +197,29 @@ def walk_on(node, bound, graph, path, filled):
         node: where to begin.
         bound: what another edge may lose to be a choice; below 0 none is.
         graph: as for :func:`weighed`.
-        path: segments, of which the first are those of the best path; what :func:`stops_of` says
-            of it; the nodes off it that are known.
+        path: segments, of which the first are those of the best path; what :func:`segments_at`
+            says of it; the nodes off it that are known.
         filled: how many segments there are.
 
     Returns:
-        The node, its step on the best path or -1, the segments, and how many there are now.
+        The node, its step if it is on the best path or else -1, the segments, and how many there
+        are now.
     """
-    (segments, stops, known), pairs = path, has_pairs(graph[2])
+    segments, inside, known = path
+    L, _, tables, plan, values = graph
+    pairs, tail = has_pairs(tables), tail_from(tables, plan)
     while node != START:
-        step = step_of(node, stops, segments, pairs)
-        if step >= 0 or known[0, place_of(node, known)] == node:
-            return node, step, segments, filled
+        if on_path(node, inside, segments, plan.K):
+            return node, step_at(node, L), segments, filled
+        if known[0, place_of(node, known)] == node:
+            return node, NONE, segments, filled
         count, top, near = weighed(node, graph)
-        if bound >= 0 and has_choice(count, bound, top, near, graph[4]):
-            return node, -1, segments, filled
-        best = first_best(count, near, graph[4])
-        before = edge_from(node, best, pairs, graph[3].labels)
-        if not is_entry(node):
+        if bound >= 0 and has_choice(count, bound, top, near, values):
+            return node, NONE, segments, filled
+        before = edge_from(node, first_best(count, near, values), pairs, plan.labels, tail)
+        if begins_segment(before, node):
             segments = grown(segments, filled + 1)
             segments[0, filled], segments[1, filled] = before >> BITS, label_of(node)
             filled += 1
         node = before
-    return node, -1, segments, filled
+    return node, NONE, segments, filled

@@ -25,7 +25,7 @@ Arrays = tuple[np.ndarray, ...]
 Sweeps = Callable[[np.ndarray], Iterator[tuple]]
 # What stands for a term that is absent.
 _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
-_UNUSED = (np.empty(0),) * 8
+_UNUSED = (np.empty(0),) * 7
 _ANY = np.empty(0, np.int32)
 # Samples of a sequence that one task draws.
 _TOGETHER = 256
@@ -67,13 +67,15 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def _sweeps(p: Potentials) -> Sweeps:
     """A function that gives what :func:`search` takes of one sequence after the other."""
     terms, shared, sizes, lengths = arguments_of(p)
+    rate = _UNUSED[0] if p.tail is None else p.tail.detach().to(torch.float64).numpy()
 
     def sweeps(some: np.ndarray) -> Iterator[tuple]:
         longest = int(lengths[some].max())
-        work, state = sweep_room(shared, sizes, int(len(terms[1]) > 0), longest)
+        rows = (3 if len(rate) else 2) * longest
+        work, state = sweep_room(shared, sizes, int(len(terms[1]) > 0), rows)
         for b in some.tolist():
-            allowed, best = kept_sweep(terms, sizes, lengths, b, work, state)
-            yield b, int(lengths[b]), allowed, (work, *_UNUSED), best
+            allowed, best = kept_sweep(terms, sizes, lengths, b, rate, work, state)
+            yield b, int(lengths[b]), allowed, (work, rate, *_UNUSED), best
 
     return sweeps
 

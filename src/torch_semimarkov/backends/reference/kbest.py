@@ -46,7 +46,7 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Segments]:
     Source: Huang and Chiang, Better k-best parsing, IWPT 2005, algorithm 1.
     """
     with torch.no_grad():
-        p = prepare(potentials)
+        p = prepare(potentials.without_tail())
         recorder = _Recorder(k)
         score = total(p, recorder, scan(p, recorder).alpha)
         return score, _follow(p, k, score == -torch.inf, recorder.choices)
