@@ -3,17 +3,14 @@
 python examples/fused_scan_demo.py
 """
 
-from __future__ import annotations
-
-import statistics
-import time
-
 import torch
+from torch.utils.benchmark import Timer
 
 from torch_semimarkov.scan import explain, fused_associative_scan, linear_scan
+from torch_semimarkov.ssm import AdaptiveRankSemiseparableLayer
 
 
-def basic() -> None:
+def basic():
     """Running sums, other ops, and a recurrence."""
     x = torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0])
     print("x                    ", x.tolist())
@@ -25,7 +22,7 @@ def basic() -> None:
     print("in two chunks        ", [*y.tolist(), *rest.tolist()])
 
 
-def reverse() -> None:
+def reverse():
     """The other way and both ways at once, without a flip."""
     x = torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0])
     print("reverse              ", fused_associative_scan(x, reverse=True).tolist())
@@ -36,44 +33,20 @@ def reverse() -> None:
     print("lengths 5 and 3      ", ragged.tolist())
 
 
-def performance() -> None:
+def performance():
     """Times beside torch.cumsum for a model's (batch, time, features)."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.randn(4, 2048, 512, device=device)
+    x = torch.randn(4, 2048, 512, device="cuda" if torch.cuda.is_available() else "cpu")
+    torchs = {"forward": "x.cumsum(dim)", "reverse": "x.flip(dim).cumsum(dim).flip(dim)"}
     for dim in (1, 2):
-        pairs = {
-            "forward": (
-                lambda dim=dim: fused_associative_scan(x, dim),
-                lambda dim=dim: x.cumsum(dim),
-            ),
-            "reverse": (
-                lambda dim=dim: fused_associative_scan(x, dim, True),
-                lambda dim=dim: x.flip(dim).cumsum(dim).flip(dim),
-            ),
-        }
-        for name, (ours, theirs) in pairs.items():
-            seconds = [_seconds(run) for run in (ours, theirs)]
-            print(
-                f"(4, 2048, 512) dim {dim} {name}: {1e3 * seconds[0]:.2f} ms, "
-                f"torch {1e3 * seconds[1]:.2f} ms, {seconds[1] / seconds[0]:.1f} times"
-            )
+        for name, theirs in torchs.items():
+            ours = f"scan(x, dim, {name == 'reverse'})"
+            known = {"x": x, "dim": dim, "scan": fused_associative_scan}
+            ms = [1e3 * Timer(run, globals=known).timeit(6).median for run in (ours, theirs)]
+            print(f"(4, 2048, 512) dim {dim} {name}: {ms[0]:.2f} ms, torch {ms[1]:.2f} ms")
 
 
-def _seconds(run) -> float:
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def ar_ssm() -> None:
+def ar_ssm():
     """The layer that is built on the scans."""
-    from torch_semimarkov.ssm import AdaptiveRankSemiseparableLayer
-
     torch.manual_seed(0)
     layer = AdaptiveRankSemiseparableLayer(64, max_rank=16, causal=True)
     x = torch.randn(2, 100, 64)
@@ -87,7 +60,7 @@ def ar_ssm() -> None:
     print("the past ignores the future, to the bit:", same)
 
 
-def cpu_fallback() -> None:
+def cpu_fallback():
     """Which kernel runs on CPU tensors, and why."""
     print(explain(torch.empty(4, 2048, 512), 1))
     print(explain(torch.empty(4, 2048, 512, dtype=torch.int32), 1, op="max"))
@@ -96,12 +69,7 @@ def cpu_fallback() -> None:
     print("largest difference from torch.cumsum:", float((found - x.cumsum(1)).abs().max()))
 
 
-def main() -> None:
-    """Show each part under its name."""
+if __name__ == "__main__":
     for part in (basic, reverse, performance, ar_ssm, cpu_fallback):
         print(f"\n{part.__name__}: {part.__doc__}")
         part()
-
-
-if __name__ == "__main__":
-    main()

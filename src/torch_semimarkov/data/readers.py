@@ -17,6 +17,7 @@ from torch_semimarkov.data.waves import WAVE_SYMBOLS
 from torch_semimarkov.data.wfdb_files import read_wfdb
 from torch_semimarkov.errors import FileFormatError, SemiMarkovError
 
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How :func:`read_any` and :func:`read_folder` read; each reader takes what concerns it.
