@@ -60,7 +60,7 @@ def picture(
             )
             strips.text(t, -row, name, ha="center", va="center", fontsize=TEXT)
     strips.set_yticks([0, -1], ["true", "found"], fontsize=TEXT)
-    image = below.imshow(posterior.T, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+    image = below.imshow(posterior.T.numpy(), aspect="auto", cmap="cividis", vmin=0, vmax=1)
     below.set_yticks(range(len(LABELS)), LABELS, fontsize=TEXT)
     words = [WORDS[i] for i in ids.tolist()]
     below.set_xticks(range(len(words)), words, fontsize=TEXT, rotation=30, ha="right")

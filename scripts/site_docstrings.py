@@ -19,13 +19,8 @@ ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=`)")
 def shown(text: str) -> str:
     r"""A docstring with its examples as blocks of code, and without Sphinx' roles.
 
-    >>> print(shown("See :func:`f`.\n\n>>> f()\n1"))
-    See `f`.
-    <BLANKLINE>
-    ```pycon
-    >>> f()
-    1
-    ```
+    >>> shown("See :func:`f`.\n\n>>> f()\n1").splitlines()
+    ['See `f`.', '', '```pycon', '>>> f()', '1', '```']
     """
     text = EXAMPLE.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", text)
     return ROLE.sub("", NAMES.sub(r"\1 ", text))
