@@ -1,4 +1,4 @@
-"""Each example is short and run by a test; so are the scripts that draw and that make the site."""
+"""Each example is run by a test; so are the scripts that draw and that make the site."""
 
 import doctest
 import importlib
@@ -11,18 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from house_rules import MAX_EXAMPLE_LINES
 
 from torch_semimarkov.data import write_wfdb_annotations
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=[path.name for path in EXAMPLES])
-def test_an_example_has_at_most_80_lines(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_EXAMPLE_LINES == 80
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.name for path in EXAMPLES])
