@@ -1,5 +1,6 @@
 """Forced boundaries on longer sequences: backends agree, and the kernels stay in their fast way."""
 
+import forced_boundaries as bench
 import pytest
 import torch
 from factory import Size, make_inputs, tensors, with_grad
@@ -57,3 +58,14 @@ def test_forced_and_forbidden_boundaries_leave_most_tiles_of_a_kernel_linear():
     layout = cpu.layout_of(1, T, 30, 18, None)
     exact = kept[0, layout.info : layout.info + 3 * (T // TILE)].reshape(-1, 3)[:, 2]
     assert int(exact.sum()) <= 2 * 7
+
+
+def test_the_benchmark_of_known_boundaries_looks_at_them_and_gives_multiples(monkeypatch):
+    models = bench.models_of((2, 60, 6, 3), (20, 7))
+    assert list(models) == ["plain", "one in 20", "one in 7", "forbidden"]
+    first, *others = bench.multiples(ts.log_partition, list(models.values()), 2)
+    assert first > 0 and len(others) == 3 and min(others) > 0
+    monkeypatch.setattr(bench, "constrain", lambda *_, **call: ts.constrain(
+        **{k: v for k, v in call.items() if k != "boundaries"}))  # fmt: skip
+    with pytest.raises(SystemExit, match="another probability"):
+        bench.models_of((2, 60, 6, 3), (20,))

@@ -96,7 +96,8 @@ def constrain(
     Constraints become -inf in the potentials, so the partition, gradients, Viterbi, k-best and
     samples of every backend obey them. A boundary that is forced takes more: the labels get two
     copies, and positions on its two sides have different ones, so no segment lies across it. Then
-    calls work on 2 C labels, which costs twice the time and memory (four times of what is C^2).
+    calls work on 2 C labels, which costs twice the time and memory (four times of what is C^2), and
+    more where boundaries are dense: docs/constraints.md has numbers.
 
     Args:
         scores, transition, duration_bias, lengths, start, end, start_scores, end_scores: as in
