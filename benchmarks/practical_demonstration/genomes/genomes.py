@@ -8,11 +8,9 @@ Writes the model, every annotation, table.json and genomes.png to the output fol
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +35,30 @@ OURS = [sys.executable, "-m", "torch_semimarkov.cli", "genes"]
 # Runs
 
 
+# A process inherits the peak memory of the one that starts it, so a small one in between starts it.
+STARTER = """
+import json, os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+spent = time.perf_counter() - began
+print(json.dumps([spent, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+
+
 def measured(command):
     """Run a command; wall-clock seconds, CPU seconds, and peak memory in MiB.
 
     Raises:
         ConfigError: it failed; its last line of error output.
     """
-    began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        said = process.stderr.read().decode(errors="replace").strip()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ConfigError(f"{command[0]} failed: {said.splitlines()[-1] if said else ''}")
-    spent = time.perf_counter() - began
-    return spent, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    words = [sys.executable, "-S", "-c", STARTER, *map(str, command)]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise ConfigError(f"{command[0]} failed: {said[-1] if said else ''}")
+    return tuple(json.loads(done.stdout))
 
 
 def write_fasta(path, contigs):
