@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 PACKAGE = "torch_semimarkov"
 
-MAX_FILE_LINES, MAX_EXAMPLE_LINES = 400, 80
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES, MAX_KERNEL_LINES = 60, 150
 MAX_PARAMETERS, MAX_KERNEL_PARAMETERS = 8, 20
 MAX_NESTING = 4
@@ -198,15 +198,12 @@ def size_misfits(source: str, path: str) -> list[str]:
     return misfits
 
 
-def file_misfits(source: str, path: str, most: int = MAX_FILE_LINES) -> list[str]:
-    """The file is longer than ``most`` lines."""
+def file_misfits(source: str, path: str) -> list[str]:
+    """The file is longer than 400 lines."""
     lines = source.count("\n")
-    return [f"{path}: {lines} lines, at most {most}"] if lines > most else []
-
-
-def example_misfits(source: str, path: str) -> list[str]:
-    """The example is longer than 80 lines."""
-    return file_misfits(source, path, MAX_EXAMPLE_LINES)
+    if lines > MAX_FILE_LINES:
+        return [f"{path}: {lines} lines, at most {MAX_FILE_LINES}"]
+    return []
 
 
 def _functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:

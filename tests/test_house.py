@@ -28,15 +28,9 @@ def test_files_functions_and_kernels_keep_the_size_limits():
     assert not misfits_of(rules.size_misfits, PACKAGE)
 
 
-@pytest.mark.parametrize("folder", ["tests", "benchmarks", "scripts"])
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples", "scripts"])
 def test_files_outside_the_package_keep_the_size_limit(folder):
     assert not misfits_of(rules.file_misfits, ROOT / folder)
-
-
-def test_an_example_is_read_in_one_go():
-    assert not misfits_of(rules.example_misfits, ROOT / "examples")
-    assert rules.example_misfits("x = 1\n" * 80, "x.py") == []
-    assert rules.example_misfits("x = 1\n" * 81, "x.py") == ["x.py: 81 lines, at most 80"]
 
 
 def test_no_stand_in_for_infinity_no_assert_no_code_from_files():
