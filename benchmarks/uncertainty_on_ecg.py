@@ -302,7 +302,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--page", type=Path, help="page whose tables and pictures to write anew")
     parser.add_argument("--cache", type=Path, default=Path("runs/ecg"), help="for LUDB, unpacked")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument(
         "--hidden", type=int, default=40, help="channels; 40 is about 60,000 weights"
     )
