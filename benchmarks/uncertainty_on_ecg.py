@@ -219,7 +219,9 @@ def calibration_rows(model, tune, judge):
             curve = curves[event][scaling] = metrics.reliability(q.clip(0, 1), y)
             worst = int(np.abs(curve.confidence - curve.frequency).argmax())
             rows.append({
-                "event": event, "temperature on": scaling, "temperature": T, "ECE": curve.ece,
+                "event": event, "temperature on": scaling, "temperature": T,
+                "mean": float(np.average(curve.confidence, weights=curve.counts)),
+                "true": float(np.average(curve.frequency, weights=curve.counts)), "ECE": curve.ece,
                 "MCE": curve.mce, "in its bin": int(curve.counts[worst]),
                 "Brier": metrics.brier_score(q.clip(0, 1), y),
             })  # fmt: skip
@@ -300,7 +302,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--page", type=Path, help="page whose tables and pictures to write anew")
     parser.add_argument("--cache", type=Path, default=Path("runs/ecg"), help="for LUDB, unpacked")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument(
         "--hidden", type=int, default=40, help="channels; 40 is about 60,000 weights"
     )
@@ -323,7 +325,8 @@ def main():
         right = np.concatenate([one.labels.argmax(1) == one.true for one in found])
         tables["labelled"].append({
             "labelled %": round(100 * share), "accuracy %": 100 * float(right.mean()),
-            "-log P a position": loss_of(model, judge), "epoch": epoch, "CPU s": round(spent),
+            "-log P held out": loss_of(model, tune), "-log P judged": loss_of(model, judge),
+            "epoch": epoch, "CPU s": round(spent),
         })  # fmt: skip
         if share == 1.0:
             tables["calibration"], curves = calibration_rows(model, tune, judge)
