@@ -17,6 +17,7 @@ from factory import (
     one_sequence,
     oracles,
     runs_on,
+    tensors,
     to_sequence,
     with_grad,
 )
@@ -171,6 +172,25 @@ def test_rounding_breaks_no_tie_between_neighbours_with_swapped_durations(flags,
     best = viterbi(**inputs, backend="cpu")
     for k in (1, 3):
         assert quiet(inputs, k, "cpu").segments[0] == best.segments
+
+
+def test_where_all_are_alike_they_are_still_different():
+    size = Size((200,), K=7, C=3)
+    zeros = {name: torch.zeros_like(x) for name, x in tensors(make_inputs(size)).items()}
+    result = kbest(**zeros, k=60, backend="cpu")
+    assert (result.scores == 0).all()
+    assert len(set(paths(result, 0))) == 60
+
+
+@pytest.mark.parametrize("flags", ["plain", "per-duration", "tail"])
+def test_ways_that_never_meet_again_are_found(flags):
+    inputs = make_inputs(Size((60, 33), K=6, C=4), flags=flags)
+    group = torch.arange(4) // 2
+    inputs["transition"][..., group[:, None] != group] = -torch.inf
+    found, truth = quiet(inputs, 30, "cpu"), quiet(inputs, 30, "reference")
+    assert_close("score", torch.float64, found.scores, truth.scores)
+    for b in range(2):
+        assert len(set(paths(found, b))) == 30
 
 
 @pytest.mark.parametrize("K", [1, 2, 7, 8, 60])
