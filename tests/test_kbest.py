@@ -17,6 +17,7 @@ from factory import (
     one_sequence,
     oracles,
     runs_on,
+    tensors,
     to_sequence,
     with_grad,
 )
@@ -150,7 +151,7 @@ def test_narrow_types_are_decoded_as_they_are(backend, flags, dtype):
 @pytest.mark.parametrize("flags", [flags for flags in POSSIBLE if "tail" not in FLAGS[flags]])
 @pytest.mark.parametrize("k", [1, 7])
 def test_the_first_is_viterbis_to_the_bit(flags, k):
-    # a tail is rows of its own here and one row there, so it rounds otherwise
+    # a tail is taken in by other steps there, so it rounds otherwise
     inputs = make_inputs(LARGER_SIZES[0], flags=flags)
     best, result = viterbi(**inputs, backend="cpu"), quiet(inputs, k, "cpu")
     assert torch.equal(result.scores[0], best.scores)
@@ -171,6 +172,49 @@ def test_rounding_breaks_no_tie_between_neighbours_with_swapped_durations(flags,
     best = viterbi(**inputs, backend="cpu")
     for k in (1, 3):
         assert quiet(inputs, k, "cpu").segments[0] == best.segments
+
+
+def test_where_all_are_alike_they_are_still_different():
+    size = Size((200,), K=7, C=3)
+    zeros = {name: torch.zeros_like(x) for name, x in tensors(make_inputs(size)).items()}
+    result = kbest(**zeros, k=60, backend="cpu")
+    assert (result.scores == 0).all()
+    assert len(set(paths(result, 0))) == 60
+
+
+@pytest.mark.parametrize("flags", ["plain", "per-duration", "tail"])
+def test_ways_that_never_meet_again_are_found(flags):
+    inputs = make_inputs(Size((60, 33), K=6, C=4), flags=flags)
+    group = torch.arange(4) // 2
+    inputs["transition"][..., group[:, None] != group] = -torch.inf
+    found, truth = quiet(inputs, 30, "cpu"), quiet(inputs, 30, "reference")
+    assert_close("score", torch.float64, found.scores, truth.scores)
+    for b in range(2):
+        assert len(set(paths(found, b))) == 30
+
+
+@pytest.mark.parametrize("K", [1, 2, 7, 8, 60])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_a_tail_that_is_no_list_of_durations_gives_those_of_the_list(K, hostile):
+    inputs = make_inputs(Size((50, 31, 1), K=K, C=3, padding=2), flags="tail")
+    # new segments cost much, so that long ones are among the best
+    inputs["transition"] -= 5
+    inputs["tail"] = inputs["tail"] / 10 - 0.2
+    if hostile:
+        draw = torch.Generator().manual_seed(0)
+        for name in PER_POSITION:
+            forbidden = torch.rand(inputs[name].shape, generator=draw) < 0.2
+            forbidden[..., -1] = False
+            inputs[name][forbidden] = -torch.inf
+    found, truth = quiet(inputs, 12, "cpu"), quiet(inputs, 12, "reference")
+    assert_close("score", torch.float64, found.scores, truth.scores)
+    assert found.segments[0] == truth.segments[0] == viterbi(**inputs).segments
+    assert int(found.segments.durations.max()) > min(K, 40), "no segment was in the tail"
+    again = segment_score(found.segments, **inputs, validate_segments=False)
+    there = found.scores > -torch.inf
+    assert_close("score", torch.float64, again[there], found.scores[there])
+    for b in range(3):
+        assert len(set(paths(found, b))) == int(there[:, b].sum())
 
 
 @for_each_backend
@@ -219,8 +263,8 @@ def test_it_records_no_gradient():
 
 
 def test_explain_says_which_backend_runs_it():
-    found = explain(**make_inputs(), op="kbest", semiring="max")
-    assert found.chosen == "cpu"
+    for flags in ("plain", "tail", "all"):
+        assert explain(**make_inputs(flags=flags), op="kbest", semiring="max").chosen == "cpu"
     with pytest.raises(UnsupportedError, match=r"needs CUDA tensors|has no kbest"):
         kbest(**make_inputs(), k=2, backend="triton")
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch_semimarkov.backends.cpu.compile import inlined, part, small
 from torch_semimarkov.backends.cpu.elementary import larger
 from torch_semimarkov.backends.cpu.exact_viterbi import slack
+from torch_semimarkov.backends.cpu.per_duration_viterbi import slack_of_pairs
 from torch_semimarkov.backends.cpu.vector import (
     any_of,
     beats,
@@ -239,7 +240,7 @@ def weigh_pairs(node, L, tables, plan, values):
         count, size = pairs_to_stop(node >> BITS, label_of(node), tables, plan, values)
     store(values, count, spread(-np.inf))
     top = largest_of(values, count)
-    return count, top, top if is_entry(node) else top - slack(abs(top) + size)
+    return count, top, top if is_entry(node) else top - slack_of_pairs(abs(top) + size)
 
 
 @part

@@ -91,6 +91,12 @@ def decode(terms, shared, sizes, rings, row, kept, table):
     return score + norm, follow_back(terms, shared, sizes, kept, label, table)
 
 
+@small
+def slack_of_pairs(value):
+    """:func:`slack` for values relative to a normaliser, which is a rounded sum of many steps."""
+    return 4.0 * slack(value)
+
+
 @part
 def best_source(end_scores, shared, sizes, kept, begin, stop, label):
     """Value of the best source of a segment, and the lowest label that gives it."""
@@ -98,7 +104,7 @@ def best_source(end_scores, shared, sizes, kept, begin, stop, label):
     best, source = -np.inf, label
     for c in range(labels):
         best = max(best, from_source(c, end_scores, shared, sizes, kept, begin, stop, label))
-    near = best - slack(abs(best))
+    near = best - slack_of_pairs(abs(best))
     for c in range(labels - 1, -1, -1):
         if from_source(c, end_scores, shared, sizes, kept, begin, stop, label) >= near:
             source = c
@@ -132,7 +138,7 @@ def best_segment(terms, shared, sizes, kept, stop, label):
         for p in range(begin, stop):
             opened += scores[p * labels + label] - (steps[p - 1] if p > 0 else 0.0)
         value = entering + opened + bias[d * C + label]
-        if value > -np.inf and value >= best - slack(abs(best) + abs(opened)):
+        if value > -np.inf and value >= best - slack_of_pairs(abs(best) + abs(opened)):
             return begin, source
     return stop - 1, label  # only where there is NaN
 
