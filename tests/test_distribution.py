@@ -30,6 +30,12 @@ POSSIBLE = [name for name, flags in FLAGS.items() if "impossible" not in flags]
 for_each_possible = pytest.mark.parametrize("flags", POSSIBLE)
 
 
+@pytest.fixture(autouse=True)
+def torchs_own_default(monkeypatch):
+    """torch.compile turns the checks of all distributions off for the rest of the process."""
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+
+
 def crf(flags="plain", size=SIZE, seed=0, **options):
     return SemiMarkovCRF(**make_inputs(size, flags=flags, seed=seed), **options)
 
