@@ -195,6 +195,15 @@ def test_evaluate_refuses_what_cannot_be_compared(data, model, tmp_path):
     assert "not labelled" in fails("evaluate", tmp_path / "bare.npz", "--model", model)
 
 
+def test_plot_draws_no_segments_that_overlap(data, tmp_path):
+    table = tmp_path / "table.tsv"
+    table.write_text("start\tend\tlabel\n0\t4\thigh\n3\t6\tlow\n")
+    line = fails("plot", data / "r0-0.npz", "-o", tmp_path / "x.png", "--segments", table)
+    assert "table.tsv: segments of 'table' overlap" in line
+    assert "'low' from 3 to 6 starts before 4" in line
+    assert listing(tmp_path) == ["table.tsv"]
+
+
 def test_plot_refuses_what_it_cannot_draw(data, model, tmp_path):
     file = data / "r0-0.npz"
     assert "must end in .png" in fails("plot", file, "-o", tmp_path / "x.jpeg")

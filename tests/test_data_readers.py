@@ -190,6 +190,19 @@ BAD_NPZ = {
     "nan": ({"features": F * np.nan}, "finite"),
     "short labels": ({"features": F, "labels": np.array([1, 2])}, r"labels must be \(T,\)"),
     "fractional labels": ({"features": F, "labels": np.array([0.5, 1, 1])}, "labels must be"),
+    "infinite labels": ({"features": F, "labels": np.array([0, np.inf, 1])}, "integers, got inf"),
+    "labels that are no number": (
+        {"features": F, "labels": np.array([0, np.nan, 1])},
+        "integers, got nan",
+    ),
+    "negative labels": (
+        {"features": F, "labels": np.array([0, -1, 1])},
+        "must be >= 0, got -1; .* cut them out",
+    ),
+    "infinite positions": (
+        {"features": F, "segments": np.array([[0, np.inf, 1]])},
+        "integer positions, got inf",
+    ),
     "label without name": (
         {"features": F, "labels": np.array([0, 1, 5]), "label_names": np.array(["a", "b"])},
         r"labels must be in 0\.\.1",

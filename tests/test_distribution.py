@@ -24,6 +24,12 @@ from torch_semimarkov.segments import Segments
 FLOAT64 = torch.float64
 
 
+@pytest.fixture(autouse=True)
+def torchs_own_default(monkeypatch):
+    """torch.compile turns the checks of all distributions off for the rest of the process."""
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+
+
 def crf(flags="plain", size=SIZE, seed=0, **options):
     return SemiMarkovCRF(**make_inputs(size, flags=flags, seed=seed), **options)
 

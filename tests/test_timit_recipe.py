@@ -200,6 +200,14 @@ def write_textgrid(folder, rows):
     (folder / "a.TextGrid").write_text(textgrid_text(rows, "w"), encoding="utf-8")
 
 
+def write_short_textgrid(folder, rows):
+    write_audio(folder / "a.wav", SPOKEN)
+    body = "".join(f'{start}\n{end}\n"{phone}"\n' for start, end, phone in rows)
+    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n0.5\n<exists>\n1\n'
+    head += f'"IntervalTier"\n"phones"\n0\n0.5\n{len(rows)}\n'
+    (folder / "a.TextGrid").write_text(head + body, encoding="utf-8")
+
+
 def phn(lines):
     def write(folder):
         write_utterance(folder, "a").write_text(lines)
@@ -213,7 +221,9 @@ def lost(name):
 
 LONG = phn_text([*SPOKEN[:-1], (0.4, 0.9, "h#")])
 BROKEN = {
-    "a WAV without its labels": (lost("a.PHN"), r"a\.WAV: no labels beside it"),
+    "a WAV without its labels": (
+        lost("a.PHN"), r"a\.WAV: no labels beside it \(a\.PHN or a\.TextGrid\)",
+    ),
     "labels without their WAV": (lost("a.WAV"), r"no audio in it or below it"),
     "a reversed segment": (
         phn("0 1600 h#\n3200 1600 aa\n"),
@@ -241,6 +251,14 @@ BROKEN = {
     "reversal in a TextGrid": (
         lambda folder: write_textgrid(folder, [(0, 0.2, "a"), (0.4, 0.2, "b")]),
         r"a\.TextGrid:29: a reversed or empty segment: 'b'",
+    ),
+    "overlap in a short TextGrid": (
+        lambda folder: write_short_textgrid(folder, [(0, 0.2, "a"), (0.1, 0.5, "b")]),
+        r"a\.TextGrid:16: overlapping or unsorted segments: 'b'",
+    ),
+    "overlap beside a text of two lines": (
+        lambda folder: write_short_textgrid(folder, [(0, 0.2, "a\nx"), (0.1, 0.5, "b")]),
+        r"a\.TextGrid: overlapping or unsorted segments: 'b'",
     ),
     "no audio": (
         lambda folder: (write_utterance(folder, "a"), (folder / "a.WAV").write_text("no")),

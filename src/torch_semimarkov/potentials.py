@@ -107,7 +107,7 @@ class Potentials:
 
     def terms(self) -> list[tuple[str, Tensor]]:
         """The float terms that are present, with their names, in a fixed order."""
-        named = zip(TERMS, self.fields(), strict=False)
+        named = zip(TERMS, self.fields()[:-1], strict=True)
         return [(name, tensor) for name, tensor in named if tensor is not None]
 
     def fields(self) -> tuple[Tensor | None, ...]:

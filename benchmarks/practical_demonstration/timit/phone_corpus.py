@@ -78,7 +78,9 @@ def find_corpus(folder: Path, full_test: bool = False, keep_sa: bool = False) ->
     if timit:
         audio, labels = ({k: p for k, p in d.items() if _TIMIT.match(k)} for d in (audio, labels))
     problems = [
-        f"{audio[k]}: no labels beside it ({k}.phn or .TextGrid)" for k in audio.keys() - labels
+        f"{path}: no labels beside it ({path.stem}.PHN or {path.stem}.TextGrid)"
+        for key, path in audio.items()
+        if key not in labels
     ]
     problems += [f"{labels[k]}: no audio beside it" for k in labels.keys() - audio]
     both = sorted(audio.keys() & labels, key=natural_key)

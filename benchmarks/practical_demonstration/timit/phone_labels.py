@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,15 +130,26 @@ def _tier_of(path: Path, tiers: Sequence[dict[str, Any]], wanted: str | None) ->
 
 
 def _lines_of(text: str, tier: str, count: int) -> list[int | None]:
-    """Line of each interval of a tier; None in a short TextGrid, which has no headings."""
+    """Line of each interval of a tier; None where a text of several lines makes that unclear."""
     lines = text.splitlines()
     named = re.compile(r'\s*name\s*=\s*"' + re.escape(tier) + r'"\s*$')
     first = next((i for i, line in enumerate(lines) if named.match(line)), None)
     if first is None:
-        return [None] * count
+        return _lines_of_short(lines, tier, count)
     heads = (i + 1 for i, line in enumerate(lines) if i > first and "intervals [" in line)
     found = [line for line, _ in zip(heads, range(count), strict=False)]
     return found if len(found) == count else [None] * count
+
+
+def _lines_of_short(lines: Sequence[str], tier: str, count: int) -> list[int | None]:
+    """The same for a short TextGrid: class, name, two times, a count, and three lines a row."""
+    heads = ('"IntervalTier"', f'"{tier}"')
+    for i, pair in enumerate(pairwise(lines)):
+        if tuple(line.strip() for line in pair) == heads:
+            texts = [line.strip() for line in lines[i + 7 : i + 5 + 3 * count : 3]]
+            if len(texts) == count and all(re.fullmatch('".*"', line) for line in texts):
+                return [i + 6 + 3 * k for k in range(count)]
+    return [None] * count
 
 
 def _checked(path: Path, rows: list[Row]) -> list[Row]:

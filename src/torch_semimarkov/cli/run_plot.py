@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,4 +130,12 @@ def _from_table(call: PlotCall, record: Record) -> Strip | None:
         raise FileFormatError(call.segments, f"no segments of {record.name!r}")
     table = tables.get(record.name, next(iter(tables.values())))
     window = Labelled(record.name, (), record.sample_rate, record.offset, record.length)
-    return table.within(window).segments
+    segments = table.within(window).segments
+    for before, after in pairwise(segments):
+        if after.start < before.end:
+            problem = (
+                f"segments of {table.name!r} overlap or are not sorted: {after.label!r} from "
+                f"{after.start} to {after.end} starts before {before.end}"
+            )
+            raise FileFormatError(call.segments, problem)
+    return segments

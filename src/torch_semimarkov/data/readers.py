@@ -115,7 +115,7 @@ def _npz_segments(arrays: dict[str, np.ndarray], T: int) -> list[NamedSegment] |
 
 
 def _position(value: Any) -> int:
-    if isinstance(value, float) and value != int(value):
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"segments must start and end at integer positions, got {value}")
     return int(value)
 
@@ -124,11 +124,18 @@ def _label_name(label: Any, names: np.ndarray | None) -> str:
     if isinstance(label, bytes):
         label = label.decode()
     if isinstance(label, float):
-        if label != int(label):
+        if not label.is_integer():
             raise ValueError(f"labels must be names or integers, got {label}")
         label = int(label)
-    if isinstance(label, str) or names is None:
+    if isinstance(label, str):
+        return label
+    if names is None and label >= 0:
         return str(label)
+    if names is None:
+        raise ValueError(
+            f"integer labels must be >= 0, got {label}; if it marks positions without a label, cut "
+            "them out, or give them a name of their own"
+        )
     if not 0 <= label < len(names):
         raise ValueError(f"labels must be in 0..{len(names) - 1} as in label_names, got {label}")
     return str(names[label])

@@ -270,10 +270,11 @@ def _finite_part(p: Potentials, q: Potentials) -> Potentials:
         name: torch.where((x == -torch.inf) | (y == -torch.inf), 0.0, y)
         for (name, x), (_, y) in zip(p.terms(), q.terms(), strict=True)
     }
-    return replace(q, **parts)
+    # torch 2.6 compiles no dataclasses.replace
+    return Potentials(lengths=q.lengths, **parts)
 
 
 def _difference(p: Potentials, q: Potentials) -> Potentials:
     """p less q, term by term."""
     parts = {name: x - y for (name, x), (_, y) in zip(p.terms(), q.terms(), strict=True)}
-    return replace(p, **parts)
+    return Potentials(lengths=p.lengths, **parts)
