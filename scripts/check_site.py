@@ -39,14 +39,20 @@ def public_names() -> dict[str, tuple[str, ...]]:
     """Every public name, dotted, and the names under which a page may describe it."""
     source = ROOT / "src" / PACKAGE
     homes = value_of(source / "__init__.py", "_HOMES")
+
+    def place(room: str, name: str) -> str:
+        # Where a module has the name of what is in it, the bare name is that of the module.
+        whole = f"{PACKAGE}.{room}.{name}"
+        return f"{whole}.{name}" if (source / room / f"{name}.py").is_file() else whole
+
     found = {
-        f"{PACKAGE}.{name}": (f"{PACKAGE}.{name}", f"{PACKAGE}.{home}.{name}")
+        f"{PACKAGE}.{name}": (f"{PACKAGE}.{name}", place(home, name))
         for name, home in homes.items()
     }
     for room in ROOMS:
         for name in value_of(source / room / "__init__.py", "__all__"):
             also = f"{PACKAGE}.{name}" if homes.get(name) == room else ""
-            found[f"{PACKAGE}.{room}.{name}"] = (f"{PACKAGE}.{room}.{name}", also)
+            found[f"{PACKAGE}.{room}.{name}"] = (place(room, name), also)
     for module, names in ESTABLISHED.items():
         found |= {f"{PACKAGE}.{module}.{name}": (f"{PACKAGE}.{module}.{name}",) for name in names}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 import griffe
@@ -13,6 +14,8 @@ EXAMPLE = re.compile(r"^( *)>>> .*?(?=\n\s*\n|\s*\Z)", re.DOTALL | re.MULTILINE)
 NAMES = re.compile(
     r"^( +(?:\*{0,2}\w+, )*\w+,)\n +(?=(?:\*{0,2}\w+,\s+)*\*{0,2}\w+:)", re.MULTILINE
 )
+# In the house's form it is prose, in which a colon does not end the name of a type.
+RETURNS = re.compile(r"^Returns:\n((?:    .*\n?|[ ]*\n)+)", re.MULTILINE)
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=`)")
 
 
@@ -23,6 +26,7 @@ def shown(text: str) -> str:
     ['See `f`.', '', '```pycon', '>>> f()', '1', '```']
     """
     text = EXAMPLE.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", text)
+    text = RETURNS.sub(lambda found: f"**Returns:** {textwrap.dedent(found[1])}", text)
     return ROLE.sub("", NAMES.sub(r"\1 ", text))
 
 

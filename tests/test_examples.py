@@ -28,6 +28,26 @@ def test_an_example_is_run_by_a_test_or_by_an_example_that_is(path):
         assert any(f"from {path.stem} import" in other.read_text() for other in EXAMPLES)
 
 
+# Examples in docstrings; tests/test_import.py runs those of the package.
+
+
+ROOTS = [ROOT / path for path in ("scripts", "benchmarks")]
+ROOTS += [path for path in (ROOT / "benchmarks/practical_demonstration").iterdir() if path.is_dir()]
+DOCUMENTED = [
+    path
+    for path in sorted([*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/**/*.py")])
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=[path.stem for path in DOCUMENTED])
+def test_the_examples_in_docstrings_outside_the_package_hold(path):
+    root = max((root for root in ROOTS if root in path.parents), key=lambda root: len(root.parts))
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    result = doctest.testmod(pytest.importorskip(name))
+    assert result.attempted and not result.failed
+
+
 # ECG, on made records
 
 
@@ -118,13 +138,6 @@ def test_the_picture_of_entities_is_drawn(tmp_path):
 
 
 # The site
-
-
-@pytest.mark.parametrize("module", ["site_hooks", "site_docstrings", "check_site"])
-def test_the_examples_of_the_scripts_of_the_site_hold(module):
-    pytest.importorskip("mkdocstrings")
-    result = doctest.testmod(importlib.import_module(module))
-    assert result.attempted and not result.failed
 
 
 def test_every_public_name_has_its_place_in_the_reference():
