@@ -48,8 +48,6 @@ def test_a_workflow_calls_targets_and_scripts_that_exist(path):
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = {name for text in commands for name in re.findall(r"\bmake ([a-z-]+)", text)}
-    if not (ROOT / "mkdocs.yml").exists():  # the site and its target come together
-        called -= {"docs"}
     assert commands and called <= targets
     files = {name for text in commands for name in re.findall(r"[\w/-]+\.(?:py|txt)\b", text)}
     assert all((ROOT / name).is_file() for name in files)
