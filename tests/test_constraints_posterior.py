@@ -196,6 +196,13 @@ def test_no_constraint_changes_nothing():
 # Bad input
 
 
+def test_a_bound_out_of_range_has_the_name_of_its_argument():
+    with pytest.raises(ConfigError, match=r"^max_duration must be in 1\.\.K = 1\.\.3, .* got 5"):
+        ts.constrain(**make_inputs(), max_duration=5)
+    with pytest.raises(ConfigError, match="min_duration must be <= max_duration, got 3 > 2"):
+        ts.constrain(**make_inputs(), min_duration=3, max_duration=2)
+
+
 ZIGZAG = torch.nn.functional.one_hot(torch.tensor([[0, 1, 0, 1, 0]] * 3), 3).bool()
 IMPOSSIBLE = {
     "durations": (

@@ -146,7 +146,8 @@ def constrain(
         if labels is not None:
             rules[name] = label_mask(name, labels, C)
     if min_duration is not None or max_duration is not None:
-        rules["min_duration and max_duration"] = duration_mask(min_duration, max_duration, K, C)
+        limits = duration_mask(min_duration, max_duration, K, C, "max_duration")
+        rules["min_duration and max_duration"] = limits
         if tail is not None and max_duration is not None:
             terms["tail"] = torch.full_like(tail, -torch.inf)
     if allowed is not None:
