@@ -101,9 +101,21 @@ def best_last(P, work, plan):
 
 
 @part
+def shift_tile(n, work, state, plan):
+    """Make the last open rows of a tile of n positions the first of the next one."""
+    C, K = plan.C, plan.K
+    for v in range(C // LANES):
+        block = plan.logs + v * plan.rows * LANES
+        for i in range(block, block + (K - 1) * LANES):
+            work[i] = work[i + n * LANES]
+        store(work, plan.Q + v * LANES, load(work, plan.Q + n * C + v * LANES))
+    state[S.OPEN] = min(K - 1, state[S.OPEN] + n)
+
+
+@part
 def decode_exactly(terms, at, L, work, state, plan, table):
     """Best score of one sequence, its segments at the end of ``table``, and their number."""
-    C, K = plan.C, plan.K
+    C = plan.C
     choices = np.empty((2, L * C), np.int32)
     state[S.OPEN] = 0
     for c in range(C):
@@ -113,12 +125,7 @@ def decode_exactly(terms, at, L, work, state, plan, table):
         n = min(TILE, L - done)
         load_tile(terms, at + done * plan.labels, plan.labels, n, work, plan)
         solve_best(n, done, choices, work, state, plan)
-        for v in range(C // LANES):
-            block = plan.logs + v * plan.rows * LANES
-            for i in range(block, block + (K - 1) * LANES):
-                work[i] = work[i + n * LANES]
-            store(work, plan.Q + v * LANES, load(work, plan.Q + n * C + v * LANES))
-        state[S.OPEN] = min(K - 1, state[S.OPEN] + n)
+        shift_tile(n, work, state, plan)
     label, score = best_last(plan.P, work, plan)
     count, stop = 0, 0 if score == -np.inf else L
     while stop > 0:

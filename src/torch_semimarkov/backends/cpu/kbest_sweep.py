@@ -10,7 +10,12 @@ import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part, small
 from torch_semimarkov.backends.cpu.exact import open_segment
-from torch_semimarkov.backends.cpu.exact_viterbi import best_last, best_of_open, best_of_sources
+from torch_semimarkov.backends.cpu.exact_viterbi import (
+    best_last,
+    best_of_open,
+    best_of_sources,
+    shift_tile,
+)
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill_tables, make_plan, make_work
 from torch_semimarkov.backends.cpu.tile import load_tile
@@ -105,18 +110,6 @@ def sweep_with_tail(terms, at, L, where, allowed, rate, work, state, plan):
 def best_of(a, b):
     """The larger of two, lane by lane; NaN is not lost."""
     return choose(beats(a, b), a, b)
-
-
-@part
-def shift_tile(n, work, state, plan):
-    """Make the last open rows of a tile of n positions the first of the next one."""
-    C, K = plan.C, plan.K
-    for v in range(C // LANES):
-        block = plan.logs + v * plan.rows * LANES
-        for i in range(block, block + (K - 1) * LANES):
-            work[i] = work[i + n * LANES]
-        store(work, plan.Q + v * LANES, load(work, plan.Q + n * C + v * LANES))
-    state[S.OPEN] = min(K - 1, state[S.OPEN] + n)
 
 
 @compiled
