@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -152,16 +153,17 @@ def forward(
     """The total (B,) float64, and the messages for the backward."""
     if potentials.per_duration:
         return per_duration.forward(potentials, semiring, keep, checkpoint_interval)
-    p, (B, T, C) = potentials, potentials.scores.shape
     if semiring == "max":
-        kept = np.zeros(kept_shape(p, keep, checkpoint_interval))
-        return viterbi(p)[0], torch.from_numpy(kept)
-    if p.tail is not None:
-        return live_calls.forward(p, keep)
+        kept = np.zeros(kept_shape(potentials, keep, checkpoint_interval))
+        return viterbi(potentials)[0], torch.from_numpy(kept)
+    if potentials.tail is not None:
+        return live_calls.forward(potentials, keep)
+    p, (B, T, C) = _trimmed(potentials), potentials.scores.shape
     interval = checkpoint_interval if keep else None
-    layout = _layout(B, T, longest_of(p), C, interval)
+    layout = _layout(B, T, p.K, C, interval)
     # as large as for all K durations: a trace does not know which are forbidden
-    kept = np.empty((B, _layout(B, T, min(p.K, T), C, interval).size) if keep else (1, 0))
+    whole = _layout(B, T, min(potentials.K, T), C, interval)
+    kept = np.empty((B, whole.size) if keep else (1, 0))
     value = np.empty(B)
     items = B + (keep and layout.half < -(-T // TILE))
     calm = np.zeros(items, np.bool_)
@@ -180,8 +182,8 @@ def backward(
         return per_duration.backward(potentials, value, kept, weight)
     if potentials.tail is not None:
         return live_calls.backward(potentials, kept, weight)
-    p, messages = potentials, kept.numpy()
-    (B, T, C), K, nothing = p.scores.shape, longest_of(p), _NOTHING[p.scores.dtype]
+    p, messages = _trimmed(potentials), kept.numpy()
+    (B, T, C), more, nothing = p.scores.shape, potentials.K - p.K, _NOTHING[p.scores.dtype]
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
@@ -192,7 +194,7 @@ def backward(
         counts = (sums.sum(0) if len(sums) > 1 else sums[0]).astype(nothing.dtype)
     found |= {
         "transition": counts[:C],
-        "duration_bias": np.pad(counts[C:-2], ((0, p.K - K), (0, 0))) if K < p.K else counts[C:-2],
+        "duration_bias": np.pad(counts[C:-2], ((0, more), (0, 0))) if more else counts[C:-2],
         "start": counts[-2],
         "end": counts[-1],
     }
@@ -203,7 +205,7 @@ def _gradients(
     p: Potentials, messages: np.ndarray, weights: np.ndarray, flat: tuple[np.ndarray, ...]
 ) -> np.ndarray:
     """Write the gradients of the terms at positions; returns rows of sums for the others."""
-    (B, T, C), K = p.scores.shape, longest_of(p)
+    (B, T, C), K = p.scores.shape, p.K
     stretch = int(messages[:, -3].max())
     layout = _layout(B, T, K, C, max(stretch, 0) * TILE or None)
     done, rows = np.zeros(B, np.bool_), []
@@ -225,16 +227,17 @@ def _gradients(
 
 def suits_abreast(p: Potentials, checkpoint_interval: int | None) -> bool:
     """True if sequences side by side are faster than one after the other."""
-    few = longest_of(p) <= MOST_DURATIONS and p.C <= MOST_LABELS
+    few = min(p.K, p.T) <= MOST_DURATIONS and p.C <= MOST_LABELS
     return few and p.B >= FEWEST and checkpoint_interval is None
 
 
-def longest_of(p: Potentials) -> int:
-    """The longest duration that a segment may have: its row of the bias is not all -inf."""
-    bias = p.duration_bias[: p.T].detach().numpy()
-    if bias[-1].max() != -np.inf:
-        return len(bias)
-    return int((bias != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
+def _trimmed(p: Potentials) -> Potentials:
+    """The same potentials without the longest durations, which no segment may have."""
+    bias = p.duration_bias[: p.T].detach()
+    rows, K = bias.numpy(), len(bias)
+    if rows[-1].max() == -np.inf:
+        K = int((rows != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
+    return p if K == p.K else replace(p, duration_bias=bias[:K])
 
 
 def _groups(B: int) -> int:
@@ -247,7 +250,7 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         return per_duration.viterbi(potentials)
     if potentials.tail is not None:
         return steps.viterbi(potentials)
-    p = potentials
+    p = _trimmed(potentials)
     score, count = np.empty(p.B), np.empty(p.B, np.int64)
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
@@ -285,8 +288,11 @@ def _run(
     *results: Any,
     passes: int = 1,
 ) -> None:
-    """Run a kernel over sequences or groups, so many or these, divided among the threads."""
-    T, C, K, nothing = p.T, p.C, longest_of(p), _NOTHING[p.scores.dtype]
+    """Run a kernel over sequences or groups of trimmed potentials, divided among the threads.
+
+    ``items`` says how many of them, or which.
+    """
+    T, C, K, nothing = p.T, p.C, p.K, _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
     if (starts is None) != (ends is None):
         starts = torch.zeros_like(p.scores) if starts is None else starts
