@@ -28,13 +28,14 @@ def kept_shape(p: Potentials, keep: bool) -> tuple[int, ...]:
 def forward(p: Potentials, keep: bool) -> tuple[Tensor, Tensor]:
     """The log partition (B,) float64, and the messages for the backward."""
     kept, value = np.empty(kept_shape(p, keep)), np.empty(p.B)
-    stepper, terms = Stepper(p, "log"), _terms_of(p)
+    stepper, terms = Stepper(p, "log"), terms_of(p)
 
     def task(b: int, L: int) -> None:
         state = stepper.begin()
         messages = kept[b] if keep else kept[0]
         sizes = L, stepper.K, stepper.depth, stepper.C, stepper.W
-        sum_chunk(_sequence(terms, b), stepper.shared, sizes, state, stepper.room(), messages[:-2])
+        mine, room = sequence_of(terms, b), stepper.room()
+        sum_chunk(mine, stepper.shared, sizes, state, room, messages[:-2])
         alpha, norm = state[4][: stepper.C] + stepper.end, state[6]
         top = alpha.max()
         rest = top if top == -np.inf else top + np.log(np.exp(alpha - top).sum())
@@ -48,8 +49,8 @@ def forward(p: Potentials, keep: bool) -> tuple[Tensor, Tensor]:
 
 def backward(p: Potentials, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    terms, kind = _terms_of(p), p.scores.detach().numpy().dtype
-    left, right = Stepper(p, "log"), Stepper(_reversed(p), "log")
+    terms, kind = terms_of(p), p.scores.detach().numpy().dtype
+    left, right = Stepper(p, "log"), Stepper(reversed_terms(p), "log")
     names = ["scores"]
     if p.start_scores is not None or p.end_scores is not None:
         names += ["start_scores", "end_scores"]
@@ -67,7 +68,7 @@ def backward(p: Potentials, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
         before = np.full(W, -np.inf), np.zeros(C)
         sizes = L, right.K, depth, C, W
         gradient_of(
-            _sequence(terms, b), right.shared, (left.shared[3], left.shared[0], *before), sizes,
+            sequence_of(terms, b), right.shared, (left.shared[3], left.shared[0], *before), sizes,
             right.begin(), right.room(), messages[b], weights[b], flat, tuple(rows[b % groups]),
         )  # fmt: skip
 
@@ -97,17 +98,18 @@ def _each(p: Potentials, task: Callable[[int, int], None], groups: int | None = 
     run(group, count, p.B * p.T * (p.K + p.C + 20) * p.C)
 
 
-def _terms_of(p: Potentials) -> Arrays:
+def terms_of(p: Potentials) -> Arrays:
     """The terms of positions, (B, T, C) or empty."""
     nothing = np.empty(0, p.scores.detach().numpy().dtype)
     terms = (p.scores, p.start_scores, p.end_scores)
     return tuple(nothing if x is None else x.detach().numpy() for x in terms)
 
 
-def _sequence(terms: Arrays, b: int) -> Arrays:
+def sequence_of(terms: Arrays, b: int) -> Arrays:
+    """Those of sequence b, flat or empty."""
     return tuple(x[b].reshape(-1) if x.size else x for x in terms)
 
 
-def _reversed(p: Potentials) -> Potentials:
+def reversed_terms(p: Potentials) -> Potentials:
     """The shared terms read from right to left."""
     return replace(p, transition=p.transition.T, start=p.end, end=p.start)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.live_calls import _reversed, _sequence, _terms_of
+from torch_semimarkov.backends.cpu.live_calls import reversed_terms, sequence_of, terms_of
 from torch_semimarkov.backends.cpu.max_sweep import closing_best, sweep_best
 from torch_semimarkov.backends.cpu.messages import padded
 from torch_semimarkov.backends.cpu.steps import Arrays
@@ -22,14 +22,14 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     p = replace(potentials, duration_bias=potentials.duration_bias[: potentials.T])
     if p.K < potentials.K:  # no segment is so long
         p = replace(p, tail=None)
-    K, C, W, terms = p.K, p.C, padded(p.C), _terms_of(p)
+    K, C, W, terms = p.K, p.C, padded(p.C), terms_of(p)
     lengths = cast(Tensor, p.lengths).tolist()
-    forward, backward = _shared(p, W), _shared(_reversed(p), W)
+    forward, backward = _shared(p, W), _shared(reversed_terms(p), W)
     found = np.full((3, p.B, p.T, C), -np.inf)
 
     def task(b: int) -> None:
         L = lengths[b]
-        mine = tuple(x[: L * C] for x in _sequence(terms, b))
+        mine = tuple(x[: L * C] for x in sequence_of(terms, b))
         mirror = tuple(x.reshape(L, C)[::-1].reshape(-1) if x.size else x for x in mine)
         scores, starts, ends = mirror
         sizes, nothing = (L, K, W, C), np.empty(0)

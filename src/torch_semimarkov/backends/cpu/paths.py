@@ -23,6 +23,8 @@ from torch_semimarkov.potentials import Potentials
 Arrays = tuple[np.ndarray, ...]
 # For some sequences: each with its length, ``allowed``, tables and best score.
 Sweeps = Callable[[np.ndarray], Iterator[tuple]]
+# From the seed, numbers of samples and their counts, which are filled, to a table of segments.
+Walk = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 # What stands for a term that is absent.
 _NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 _UNUSED = (np.empty(0),) * 7
@@ -106,10 +108,22 @@ def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor,
 
     A sequence without any possible segmentation has counts of 0.
     """
-    p, B = potentials, potentials.B
-    walks: list[Callable[..., np.ndarray] | None] = [None] * B
-    prepare = _prepared_pairs(p) if p.per_duration else _prepared(p)
-    work = _work(p)
+    p = potentials
+    return draw_all(_prepared_pairs(p) if p.per_duration else _prepared(p), p, num_samples, seed)
+
+
+def draw_all(
+    prepare: Callable[[int], Walk | None], p: Potentials, num_samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`sample` by the walk of each sequence.
+
+    Args:
+        prepare: runs the sweep of a sequence and gives its walk; None if it is impossible.
+        p: the sequences.
+        num_samples, seed: as there.
+    """
+    B, work = p.B, _work(p)
+    walks: list[Walk | None] = [None] * B
 
     def forward(b: int) -> None:
         walks[b] = prepare(b)
@@ -131,11 +145,11 @@ def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor,
     return table, torch.from_numpy(counts.T.copy())
 
 
-def _prepared(p: Potentials) -> Callable[[int], Callable[..., np.ndarray] | None]:
+def _prepared(p: Potentials) -> Callable[[int], Walk | None]:
     """A function that runs the sweep of a sequence and gives its walk; None if it is impossible."""
     arguments = arguments_of(p)
 
-    def prepare(b: int) -> Callable[..., np.ndarray] | None:
+    def prepare(b: int) -> Walk | None:
         L = int(arguments[3][b])
         rows, info = np.empty((2, L * p.C)), np.empty((-(-L // TILE), 3))
         rest = filter_forward(*arguments, b, rows, info)
@@ -144,12 +158,12 @@ def _prepared(p: Potentials) -> Callable[[int], Callable[..., np.ndarray] | None
     return prepare
 
 
-def _prepared_pairs(p: Potentials) -> Callable[[int], Callable[..., np.ndarray] | None]:
+def _prepared_pairs(p: Potentials) -> Callable[[int], Walk | None]:
     """The same for (K, C, C) transitions."""
     x = per_duration.tables_of(p)
     value, kept = per_duration.forward(p, "log", True, None)
 
-    def prepare(b: int) -> Callable[..., np.ndarray] | None:
+    def prepare(b: int) -> Walk | None:
         if value[b] == -np.inf:
             return None
         scores, opens, _ = x.terms(b)

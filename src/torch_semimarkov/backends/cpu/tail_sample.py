@@ -116,14 +116,14 @@ def draw_start(terms, bias, longest, sizes, rows, norms, place, scores, points):
 
 
 @compiled
-def walk_long(terms, shared, end, sizes, rows, norms, seed, place, samples, counts):
+def walk_long(terms, shared, end, sizes, rows, norms, place, seed, samples, counts):
     """Draw some samples of a sequence.
 
     Args:
         terms, shared, sizes, rows, norms: as of :func:`filter_long`.
         end: (C,).
-        seed: of the random numbers.
         place: the sequence, and how many there are.
+        seed: of the random numbers.
         samples: numbers of the samples.
         counts: for each of them, to fill.
 
