@@ -7,6 +7,18 @@ import oracle
 import pytest
 import torch
 from factory import LARGER_SIZES, SIZE, Size, make_inputs, oracles, runs_on, to_sequence
+from question_cases import (
+    assert_durations,
+    assert_nothing_after,
+    assert_probabilities,
+    average,
+    every_window,
+    has_run,
+    has_start_in,
+    is_segment,
+    painted,
+    some_runs,
+)
 from tolerances import FLOAT64, assert_close
 
 import torch_semimarkov as ts
@@ -34,40 +46,21 @@ def every_segment(L, K, C):
     ]
 
 
-def average(judge, of) -> float:
-    """Expectation of a function of the segmentation."""
-    found = zip(judge.segmentations, judge.probabilities(), strict=True)
-    return sum(probability * of(y) for y, probability in found if probability > 0)
-
-
-def painted(y) -> list[int]:
-    return [c for s, e, c in y for _ in range(s, e)]
-
-
 @for_each_flags
 @for_each_size
 def test_the_probability_of_a_segment_is_that_of_all_segmentations_with_it(size, flags):
     asked = [every_segment(L, size.K, size.C) for L in size.lengths]
     found = ts.segment_marginals(ts.Segments.from_list(asked), **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [average(judge, lambda y, one=one: one in y) for one in asked[b]]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
-        assert not found[b, len(truth) :].any()
+    assert_probabilities(found, asked, is_segment, oracles(size, flags=flags))
+    assert_nothing_after(found, asked)
 
 
 @for_each_flags
 @for_each_size
 def test_the_probability_of_a_boundary_in_a_window(size, flags):
-    windows = [[(a, z) for a in range(L) for z in range(a + 1, L + 1)] for L in size.lengths]
-    most = max(map(len, windows))
-    table = torch.tensor([row + [(0, 1)] * (most - len(row)) for row in windows])
+    asked, table = every_window(size)
     found = ts.window_marginals(table, **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [
-            average(judge, lambda y, w=w: any(w[0] <= s < w[1] for s, _, _ in y))
-            for w in windows[b]
-        ]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+    assert_probabilities(found, asked, has_start_in, oracles(size, flags=flags))
 
 
 @pytest.mark.parametrize("held", [1, 200, 1 << 22])
@@ -90,17 +83,10 @@ def test_windows_at_all_positions_share_their_work_and_agree_with_forbidden_boun
 @for_each_flags
 @for_each_size
 def test_the_probability_of_a_run_counts_runs_of_several_segments(size, flags):
-    runs = [
-        [(a, z, c) for a in range(L) for z in range(a + 1, L + 1) for c in range(size.C)][::3]
-        for L in size.lengths
-    ]
-    found = ts.run_marginals(ts.Segments.from_list(runs), **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [
-            average(judge, lambda y, r=r: set(painted(y)[r[0] : r[1]]) == {r[2]}) for r in runs[b]
-        ]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
-        assert not found[b, len(truth) :].any()
+    asked = some_runs(size)
+    found = ts.run_marginals(ts.Segments.from_list(asked), **make_inputs(size, flags=flags))
+    assert_probabilities(found, asked, has_run, oracles(size, flags=flags))
+    assert_nothing_after(found, asked)
 
 
 @for_each_flags
@@ -108,13 +94,8 @@ def test_the_probability_of_a_run_counts_runs_of_several_segments(size, flags):
 def test_the_posterior_of_the_duration_at_a_position(size, flags):
     positions = torch.tensor([[0, L // 2, L - 1] for L in size.lengths])
     found = ts.duration_posterior(positions, **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        for m, t in enumerate(positions[b].tolist()):
-            truth = np.zeros((size.K, size.C))
-            for y, probability in zip(judge.segmentations, judge.probabilities(), strict=True):
-                for s, e, c in y:
-                    truth[e - s - 1, c] += probability * (s <= t < e)
-            assert_close("marginals", FLOAT64, found[b, m], torch.from_numpy(truth))
+    assert found.shape[2:] == (size.K, size.C)
+    assert_durations(found, positions, oracles(size, flags=flags))
 
 
 @for_each_flags
@@ -165,9 +146,7 @@ def test_with_a_tail_the_answers_are_those_of_a_very_long_bias():
     judges = [oracle.Oracle(to_sequence(spelt_out, b)) for b in range(2)]
     asked = [(0, 5, 1), (1, 4, 0), (2, 3, 1)], [(0, 4, 0), (1, 4, 1)]
     found = ts.segment_marginals(ts.Segments.from_list(asked), **model)
-    for b, judge in enumerate(judges):
-        truth = [average(judge, lambda y, one=one: one in y) for one in asked[b]]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+    assert_probabilities(found, asked, is_segment, judges)
     best = ts.max_marginals(**model)
     assert_close("score", FLOAT64, best.labels, ts.max_marginals(**spelt_out).labels)
     known = torch.tensor([[1, 0, 0, 0, 1, -1, -1], [1, -1, 0, -1, -1, -1, -1]])

@@ -2,10 +2,19 @@
 
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from factory import LARGER_SIZES, Size, make_inputs, oracles, tensors
+from question_cases import (
+    assert_durations,
+    assert_probabilities,
+    every_window,
+    has_run,
+    has_start_in,
+    is_segment,
+    painted,
+    some_runs,
+)
 from tolerances import FLOAT64, assert_close
 
 import torch_semimarkov as ts
@@ -18,16 +27,6 @@ from torch_semimarkov.potentials import Potentials
 SIZES = [Size((6, 4), K=2, C=2), Size((5, 3), K=1, C=2), Size((5, 4), K=7, C=2, padding=1)]
 for_each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 for_each_flags = pytest.mark.parametrize("flags", ["tail", "all-tail"])
-
-
-def average(judge, of) -> float:
-    """Expectation of a function of the segmentation."""
-    found = zip(judge.segmentations, judge.probabilities(), strict=True)
-    return sum(probability * of(y) for y, probability in found if probability > 0)
-
-
-def painted(y) -> list[int]:
-    return [c for s, e, c in y for _ in range(s, e)]
 
 
 def never_unrolled():
@@ -48,41 +47,25 @@ def test_the_probability_of_a_segment_of_any_length(size, flags):
     ]
     with never_unrolled():
         found = ts.segment_marginals(ts.Segments.from_list(asked), **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [average(judge, lambda y, one=one: one in y) for one in asked[b]]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+    assert_probabilities(found, asked, is_segment, oracles(size, flags=flags))
 
 
 @for_each_flags
 @for_each_size
 def test_the_probability_of_a_boundary_in_a_window(size, flags):
-    windows = [[(a, z) for a in range(L) for z in range(a + 1, L + 1)] for L in size.lengths]
-    most = max(map(len, windows))
-    table = torch.tensor([row + [(0, 1)] * (most - len(row)) for row in windows])
+    asked, table = every_window(size)
     with never_unrolled():
         found = ts.window_marginals(table, **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [
-            average(judge, lambda y, w=w: any(w[0] <= s < w[1] for s, _, _ in y))
-            for w in windows[b]
-        ]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+    assert_probabilities(found, asked, has_start_in, oracles(size, flags=flags))
 
 
 @for_each_flags
 @for_each_size
 def test_the_probability_of_a_run(size, flags):
-    runs = [
-        [(a, z, c) for a in range(L) for z in range(a + 1, L + 1) for c in range(2)][::3]
-        for L in size.lengths
-    ]
+    asked = some_runs(size)
     with never_unrolled():
-        found = ts.run_marginals(ts.Segments.from_list(runs), **make_inputs(size, flags=flags))
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        truth = [
-            average(judge, lambda y, r=r: set(painted(y)[r[0] : r[1]]) == {r[2]}) for r in runs[b]
-        ]
-        assert_close("marginals", FLOAT64, found[b, : len(truth)], truth)
+        found = ts.run_marginals(ts.Segments.from_list(asked), **make_inputs(size, flags=flags))
+    assert_probabilities(found, asked, has_run, oracles(size, flags=flags))
 
 
 @for_each_flags
@@ -94,13 +77,7 @@ def test_the_posterior_of_the_duration_goes_on_to_the_last_position(size, flags)
         found = ts.duration_posterior(positions, **inputs)
         few = ts.duration_posterior(positions, longest=3, **inputs)
     assert found.shape[2] == max(size.K, size.T)
-    for b, judge in enumerate(oracles(size, flags=flags)):
-        for m, t in enumerate(positions[b].tolist()):
-            truth = np.zeros((found.shape[2], 2))
-            for y, probability in zip(judge.segmentations, judge.probabilities(), strict=True):
-                for s, e, c in y:
-                    truth[e - s - 1, c] += probability * (s <= t < e)
-            assert_close("marginals", FLOAT64, found[b, m], torch.from_numpy(truth))
+    assert_durations(found, positions, oracles(size, flags=flags))
     assert_close("marginals", FLOAT64, few[:, :, :2], found[:, :, :2])
     assert_close("marginals", FLOAT64, few[:, :, 2], found[:, :, 2:].sum(2))
 
