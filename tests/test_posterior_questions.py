@@ -294,6 +294,21 @@ BAD = {
         ShapeError,
         r"windows must be \(B, M, 2\) = \(3, M, 2\) int, got \(3, 2\)",
     ),
+    "positions of another batch": (
+        lambda: ts.duration_posterior(torch.tensor([[0], [0]]), **CALL),
+        ShapeError,
+        r"positions must be \(B, M\) = \(3, M\) int, got \(2, 1\) int64",
+    ),
+    "positions between positions": (
+        lambda: ts.duration_posterior(torch.zeros(3, 1), **CALL),
+        ShapeError,
+        r"positions must be \(B, M\) = \(3, M\) int, got \(3, 1\) float32",
+    ),
+    "half a node": (
+        lambda: ts.posterior_decode(**CALL, nodes=2.5),
+        ConfigError,
+        "nodes must be >= 1 and an integer, got 2.5",
+    ),
     "a position past its sequence": (
         lambda: ts.duration_posterior(torch.tensor([[4], [1], [0]]), **CALL),
         ShapeError,

@@ -90,7 +90,7 @@ def test_more_rows_of_a_duration_than_there_are_have_no_probability():
     assert not found[:, :, 2:].any()
 
 
-@pytest.mark.parametrize("longest", [0, -1, 1.5])
+@pytest.mark.parametrize("longest", [0, -1, 1.5, True])
 def test_less_than_one_row_of_a_duration_is_refused(longest):
     with pytest.raises(ShapeError, match="longest must be an integer >= 1"):
         ts.duration_posterior(torch.tensor([[1]]), longest=longest, **make_inputs(Size((4,), 2, 2)))

@@ -38,6 +38,11 @@ def gather(
     return p
 
 
+def is_count(value: object) -> bool:
+    """True for an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_interval(checkpoint_interval: int | None) -> None:
     """Refuse an interval without positions.
 

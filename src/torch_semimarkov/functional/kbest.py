@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional.decode import refuse_impossible
-from torch_semimarkov.functional.inputs import gather, needs_grad, result_dtype
+from torch_semimarkov.functional.inputs import gather, is_count, needs_grad, result_dtype
 from torch_semimarkov.segments import Segments
 
 _SHOWN = 8
@@ -77,7 +77,7 @@ def kbest(
     tensor([[1],
             [2]])
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if not is_count(k):
         raise ShapeError(f"k must be an integer >= 1, got {k!r}")
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,

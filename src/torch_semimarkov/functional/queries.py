@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional.covering import covered, covering, posterior, probability
-from torch_semimarkov.functional.inputs import gather, result_dtype, wants_validation
+from torch_semimarkov.functional.inputs import gather, is_count, result_dtype, wants_validation
 from torch_semimarkov.functional.partial import log_prob_known
 from torch_semimarkov.functional.posterior import marginals
 from torch_semimarkov.potentials import Potentials
@@ -109,6 +109,7 @@ def window_marginals(
     call = (scores, transition, duration_bias, lengths)
     p = gather(*call, validate_args=validate_args, **terms)
     checked = wants_validation(validate_args, p.device)
+    _check_table("windows", windows, f"(B, M, 2) = ({p.B}, M, 2)", (p.B, 2), 3)
     first, stop = _windows(windows, p, "windows", checked).unbind(-1)
     across = covered(posterior(p, backend), (first - 1).clamp(min=0), stop)
     none = torch.where(first > 0, across, 0.0)
@@ -152,11 +153,9 @@ def duration_posterior(
     call = (scores, transition, duration_bias, lengths)
     p = gather(*call, validate_args=validate_args, **terms)
     checked = wants_validation(validate_args, p.device)
-    require_tensors(positions=positions)
-    if longest is not None and (not isinstance(longest, int) or longest < 1):
+    if longest is not None and not is_count(longest):
         raise ShapeError(f"longest must be an integer >= 1, got {longest!r}")
-    if positions.dim() != 2:
-        raise ShapeError(f"positions must be (B, M), got {tuple(positions.shape)}")
+    _check_table("positions", positions, f"(B, M) = ({p.B}, M)", (p.B,), 2)
     windows = torch.stack((positions, positions + 1), -1)
     first, stop = _windows(windows, p, "positions", checked).unbind(-1)
     q, rows = posterior(p, backend), p.longest
@@ -281,12 +280,16 @@ def max_marginals(
     return MaxMarginals(*(x.to(result_dtype(scores)) for x in found))
 
 
+def _check_table(name: str, x: Tensor, wanted: str, sizes: tuple[int, ...], dim: int) -> None:
+    """Refuse what is no tensor of integers of ``dim`` axes, every other one of these sizes."""
+    require_tensors(**{name: x})
+    integers = not x.is_floating_point() and x.dtype != torch.bool
+    if x.dim() != dim or tuple(x.shape[::2]) != sizes or not integers:
+        got = f"{tuple(x.shape)} {str(x.dtype)[6:]}"
+        raise ShapeError(f"{name} must be {wanted} int, got {got}")
+
+
 def _windows(windows: Tensor, p: Potentials, name: str, checked: bool) -> Tensor:
-    require_tensors(**{name: windows})
-    integers = not windows.is_floating_point() and windows.dtype != torch.bool
-    if windows.dim() != 3 or windows.shape[::2] != (p.B, 2) or not integers:
-        got = f"{tuple(windows.shape)} {str(windows.dtype)[6:]}"
-        raise ShapeError(f"windows must be (B, M, 2) = ({p.B}, M, 2) int, got {got}")
     windows = windows.to(p.device, torch.int64)
     if checked:
         first, stop = windows.unbind(-1)

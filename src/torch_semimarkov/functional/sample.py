@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional.decode import refuse_impossible
-from torch_semimarkov.functional.inputs import gather
+from torch_semimarkov.functional.inputs import gather, is_count
 from torch_semimarkov.segments import Segments
 
 
@@ -62,7 +62,7 @@ def sample(
     >>> 450 < int((drawn.counts == 1).sum()) < 550
     True
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+    if not is_count(num_samples):
         raise ShapeError(f"num_samples must be an integer >= 1, got {num_samples!r}")
     if generator is not None and not isinstance(generator, torch.Generator):
         kind = type(generator).__name__

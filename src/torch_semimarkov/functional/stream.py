@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ConfigError, NumericsError, ShapeError, UnsupportedError
 from torch_semimarkov.functional.decode import ViterbiResult, refuse_impossible
-from torch_semimarkov.functional.inputs import gather
+from torch_semimarkov.functional.inputs import gather, is_count
 from torch_semimarkov.functional.lag import FixedLag
 from torch_semimarkov.functional.pointers import Pointers
 from torch_semimarkov.segments import PAD, Segment, Segments, require_tensors
@@ -290,5 +290,5 @@ def _check_settings(decode: bool, lag: int | None, spill: str | Path | None) -> 
         raise ConfigError("lag and spill are settings of decode=True")
     if lag is not None and spill is not None:
         raise ConfigError("spill holds all pointers until finish(), which lag needs not; leave one")
-    if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
+    if lag is not None and not is_count(lag):
         raise ConfigError(f"lag must be an integer >= 1, got {lag!r}")
