@@ -160,7 +160,7 @@ def forward(
         return live_calls.forward(potentials, keep)
     p, (B, T, C) = _trimmed(potentials), potentials.scores.shape
     interval = checkpoint_interval if keep else None
-    layout = _layout(B, T, p.K, C, interval)
+    layout = _layout(B, T, min(p.K, T), C, interval)
     # as large as for all K durations: a trace does not know which are forbidden
     whole = _layout(B, T, min(potentials.K, T), C, interval)
     kept = np.empty((B, whole.size) if keep else (1, 0))
@@ -183,7 +183,8 @@ def backward(
     if potentials.tail is not None:
         return live_calls.backward(potentials, kept, weight)
     p, messages = _trimmed(potentials), kept.numpy()
-    (B, T, C), more, nothing = p.scores.shape, potentials.K - p.K, _NOTHING[p.scores.dtype]
+    (B, T, C), nothing = p.scores.shape, _NOTHING[p.scores.dtype]
+    more = potentials.K - min(p.K, T)
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
         found["start_scores"] = np.empty_like(found["scores"])
@@ -205,7 +206,7 @@ def _gradients(
     p: Potentials, messages: np.ndarray, weights: np.ndarray, flat: tuple[np.ndarray, ...]
 ) -> np.ndarray:
     """Write the gradients of the terms at positions; returns rows of sums for the others."""
-    (B, T, C), K = p.scores.shape, p.K
+    (B, T, C), K = p.scores.shape, min(p.K, p.T)
     stretch = int(messages[:, -3].max())
     layout = _layout(B, T, K, C, max(stretch, 0) * TILE or None)
     done, rows = np.zeros(B, np.bool_), []
@@ -232,12 +233,17 @@ def suits_abreast(p: Potentials, checkpoint_interval: int | None) -> bool:
 
 
 def _trimmed(p: Potentials) -> Potentials:
-    """The same potentials without the longest durations, which no segment may have."""
-    bias = p.duration_bias[: p.T].detach()
-    rows, K = bias.numpy(), len(bias)
-    if rows[-1].max() == -np.inf:
-        K = int((rows != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
-    return p if K == p.K else replace(p, duration_bias=bias[:K])
+    """The same potentials without the longest durations, if no segment may have them.
+
+    Finite rows stay, also those of more positions than there are: what kernels take out of the bias
+    must not depend on the length of the batch.
+    """
+    bias = p.duration_bias.detach()
+    rows = bias.numpy()
+    if rows[-1].max() != -np.inf:
+        return p
+    K = int((rows != -np.inf).any(1).nonzero()[0].max(initial=0)) + 1
+    return replace(p, duration_bias=bias[:K])
 
 
 def _groups(B: int) -> int:
@@ -292,7 +298,7 @@ def _run(
 
     ``items`` says how many of them, or which.
     """
-    T, C, K, nothing = p.T, p.C, p.K, _NOTHING[p.scores.dtype]
+    T, C, K, nothing = p.T, p.C, min(p.K, p.T), _NOTHING[p.scores.dtype]
     starts, ends = p.start_scores, p.end_scores
     if (starts is None) != (ends is None):
         starts = torch.zeros_like(p.scores) if starts is None else starts
