@@ -24,7 +24,8 @@ from torch_semimarkov.backends.cpu import (
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
-from torch_semimarkov.backends.cpu.max_marginals import max_marginals
+from torch_semimarkov.backends.cpu.host import hosted, takes
+from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
@@ -63,6 +64,7 @@ __all__ = [
     "tangent",
     "tangent_backward",
     "tangent_kept_shape",
+    "variant",
     "viterbi",
 ]
 
@@ -115,7 +117,7 @@ def reasons_against(
 ) -> list[str]:
     """Why this backend cannot run ``op``; empty if it can."""
     reasons = []
-    if potentials.device.type != "cpu":
+    if not takes(op, potentials.device):
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
@@ -132,6 +134,11 @@ def reasons_against(
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
+
+
+def variant(potentials: Potentials | EdgePotentials) -> str:
+    """Which form of the calls runs, for ``explain``."""
+    return "" if potentials.device.type == "cpu" else "on copies in memory"
 
 
 def kept_shape(
@@ -263,18 +270,21 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 
+@hosted
 def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """A table (3, num_samples, B, N) and counts (num_samples, B)."""
     draw = sample_plain if potentials.tail is None else tail_paths.sample
     return draw(potentials, num_samples, seed)
 
 
+@hosted
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
     """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
     home = queries if potentials.tail is None else tail_paths
     return home.messages(potentials)
 
 
+@hosted
 def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B)."""
     if k > 1:
@@ -284,6 +294,7 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return score[None], table[:, None, :, :width], count[None]
 
 
+max_marginals = hosted(best_scores)
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 
