@@ -26,9 +26,11 @@ from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_L
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.host import hosted, takes
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
+from torch_semimarkov.backends.cpu.max_per_duration import max_marginals as best_by_duration
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
+from torch_semimarkov.backends.cpu.per_duration_messages import messages as pair_messages
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
@@ -100,7 +102,9 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "max_marginals, (K, C, C) transitions": ("O(T K C^2)", "O(T C + K C^2)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
@@ -121,8 +125,6 @@ def reasons_against(
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op in ("messages", "max_marginals") and getattr(potentials, "per_duration", False):
-        reasons.append(f"has no {op} for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):
@@ -279,9 +281,17 @@ def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor,
 
 @hosted
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
-    """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
+    """``alpha`` and ``entering`` in float64, as the reference has them; -inf past the lengths."""
+    if potentials.per_duration:
+        return pair_messages(potentials)
     home = queries if potentials.tail is None else tail_paths
     return home.messages(potentials)
+
+
+@hosted
+def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Best scores (B, T, C) float64 with a label at, a start at and an end at each position."""
+    return (best_by_duration if potentials.per_duration else best_scores)(potentials)
 
 
 @hosted
@@ -294,7 +304,6 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return score[None], table[:, None, :, :width], count[None]
 
 
-max_marginals = hosted(best_scores)
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 

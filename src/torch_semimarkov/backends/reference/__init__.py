@@ -46,6 +46,7 @@ COSTS = {
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "max_marginals": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "max_marginals, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
@@ -57,8 +58,6 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     reasons = []
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "max_marginals" and potentials.per_duration:
-        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
