@@ -28,6 +28,7 @@ from torch_semimarkov.backends.cpu.host import hosted, takes
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
 from torch_semimarkov.backends.cpu.max_per_duration import max_marginals as best_by_duration
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.pair_steps import PairStepper
 from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
 from torch_semimarkov.backends.cpu.per_duration_messages import messages as pair_messages
@@ -50,7 +51,6 @@ __all__ = [
     "NAME",
     "OPS",
     "SEMIRINGS",
-    "Stepper",
     "backward",
     "edge_backward",
     "edge_forward",
@@ -63,6 +63,7 @@ __all__ = [
     "messages",
     "reasons_against",
     "sample",
+    "stepper",
     "tangent",
     "tangent_backward",
     "tangent_kept_shape",
@@ -106,6 +107,7 @@ COSTS = {
     "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
     "max_marginals, (K, C, C) transitions": ("O(T K C^2)", "O(T C + K C^2)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
+    "stream, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -128,8 +130,6 @@ def reasons_against(
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):
-        if op == "stream" and potentials.per_duration:
-            reasons.append("has no stream with (K, C, C) transitions")
         with_tail = op in TAIL_OPS and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
@@ -270,6 +270,11 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     table = np.empty((3, p.B, p.T), np.int64)
     _run(decode, p, p.B, score, table, count)
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
+
+
+def stepper(potentials: Potentials, semiring: str) -> Stepper | PairStepper:
+    """What takes the positions of sequences in, chunk by chunk; of the shared terms."""
+    return (PairStepper if potentials.per_duration else Stepper)(potentials, semiring)
 
 
 @hosted

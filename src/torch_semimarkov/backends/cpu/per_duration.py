@@ -155,7 +155,8 @@ def scan_sequence(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:
     """Log partition of a sequence relative to the normaliser, and that; fills ``room``."""
     _, K, C, _, _ = sizes = x.sizes(b)
     rings = np.full(K * C, -np.inf), np.full(K * C, -np.inf), np.zeros(K * C)
-    return scan(x.terms(b), x.shared, sizes, rings, np.full(C, -np.inf), x.kept(b, room))
+    row, place, norms = np.full(C, -np.inf), np.array([K, 0]), np.zeros(3)
+    return scan(x.terms(b), x.shared, sizes, rings, row, place, norms, x.kept(b, room))
 
 
 def _pull(x: _Tables, b: int, room: np.ndarray, weight: float, found: Arrays) -> None:
