@@ -119,7 +119,7 @@ def test_a_bin_of_few_predictions_has_an_empty_marker():
     (axis,) = plots.plot_reliability({"all": metrics.reliability(p, y)}).axes
     hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xdata().tolist() for line in hollow] == [[0.5], []]
-    assert axis.get_legend().get_texts()[-1].get_text() == "fewer than 100"
+    assert axis.get_legend().get_texts()[-1].get_text() == "fewer than 100 predictions"
 
 
 def test_every_picture_holds_its_curves():
