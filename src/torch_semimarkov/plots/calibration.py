@@ -43,7 +43,9 @@ def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Fig
         axis.plot(x, y, marker, color=colour, markerfacecolor="white")
         any_few = any_few or bool(few.any())
     if any_few:
-        axis.plot([], [], "o", color=LINE, markerfacecolor="white", label=f"fewer than {FEW} predictions")
+        axis.plot(
+            [], [], "o", color=LINE, markerfacecolor="white", label=f"fewer than {FEW} predictions"
+        )
         axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
     return figure
 

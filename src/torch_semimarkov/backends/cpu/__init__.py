@@ -24,6 +24,7 @@ from torch_semimarkov.backends.cpu import (
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
+from torch_semimarkov.backends.cpu.carried import carried
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
 from torch_semimarkov.backends.cpu.paths import kbest as several
@@ -49,6 +50,7 @@ __all__ = [
     "SEMIRINGS",
     "Stepper",
     "backward",
+    "carried",
     "edge_backward",
     "edge_forward",
     "edge_kept_shape",

@@ -9,7 +9,7 @@ from torch_semimarkov.backends.reference.partition import (
     log_partition,
     tangent,
 )
-from torch_semimarkov.backends.reference.queries import max_marginals, messages
+from torch_semimarkov.backends.reference.queries import carried, max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.steps import Stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
@@ -76,6 +76,7 @@ __all__ = [
     "NAME",
     "OPS",
     "Stepper",
+    "carried",
     "differentiable_gradient",
     "edge_log_partition",
     "kbest",
