@@ -348,9 +348,7 @@ def main():
 def draw(curves, selective, coverage, folder):
     """All pictures."""
     for name, curve in curves.items():
-        named = {x if x == "none" else f"on {x}": y for x, y in curve.items()}
-        named = {f"temperature: {x}": y for x, y in named.items()}
-        figure = plots.plot_reliability(named, f"LUDB, {EVENTS[name]}")
+        figure = plots.plot_reliability(curve, f"LUDB, {EVENTS[name]}", "temperature on")
         plots.save_figure(figure, folder / f"reliability_{name}.png")
     levels = {row["level"]: row["coverage"] for row in coverage}
     figure = plots.plot_coverage({"boundaries": levels}, "LUDB, intervals around boundaries")

@@ -17,7 +17,9 @@ MARKERS = ("o", "s", "^", "D", "v")
 FEW = 100
 
 
-def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+def plot_reliability(
+    curves: Mapping[str, Any], title: str | None = None, legend_title: str | None = None
+) -> Figure:
     """Reliability diagrams over each other; the dashed diagonal is perfect.
 
     A bin of fewer than 100 predictions has an empty marker: chance alone may move it by 0.1.
@@ -25,6 +27,7 @@ def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Fig
     Args:
         curves: name -> result of ``metrics.reliability``.
         title: heading of the picture.
+        legend_title: heading of the names.
 
     Raises:
         ConfigError: no curve.
@@ -43,10 +46,10 @@ def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Fig
         axis.plot(x, y, marker, color=colour, markerfacecolor="white")
         any_few = any_few or bool(few.any())
     if any_few:
-        axis.plot(
-            [], [], "o", color=LINE, markerfacecolor="white", label=f"fewer than {FEW} predictions"
-        )
-        axis.legend(fontsize=FONT_SIZE - 2, frameon=False)
+        name = f"fewer than {FEW} predictions"
+        axis.plot([], [], "o", color=LINE, markerfacecolor="white", label=name)
+    sizes = {"fontsize": FONT_SIZE - 2, "title_fontsize": FONT_SIZE - 2}
+    axis.legend(title=legend_title, alignment="left", frameon=False, **sizes)
     return figure
 
 
