@@ -178,6 +178,7 @@ def test_max_marginals_are_the_best_of_what_has_it(backend, size, flags):
 
 MAX_CASES = [(size, flags) for size in LARGER_SIZES for flags in ("boundary", "tail", "forbidden")]
 MAX_CASES += [(Size((200, 150), K=1, C=9), "tail"), (Size((60,), K=90, C=2), "tail")]
+MAX_CASES += [(Size((50, 17), K=K, C=9), "boundary") for K in (1, 2, 8, 9, 16, 17, 60)]
 
 
 @pytest.mark.parametrize(("size", "flags"), MAX_CASES, ids=str)
@@ -198,6 +199,16 @@ def test_compiled_max_marginals_are_the_references(size, flags, dtype):
     for b, score in enumerate(best):
         highest = found.labels[b].amax(-1)[inside[b]]
         assert_close("score", dtype, highest, score.expand_as(highest))
+
+
+def test_forbidden_scores_in_some_tiles_do_not_reach_what_other_tiles_cover():
+    inputs = make_inputs(Size((150, 131), K=40, C=9), flags="boundary")
+    inputs["scores"][0, [3, 70, 149], [0, 4, 8]] = -torch.inf
+    inputs["scores"][1, 64:, 2] = -torch.inf
+    found = ts.max_marginals(**inputs, backend="cpu")
+    truth = ts.max_marginals(**inputs, backend="reference")
+    for value, expected in zip(found, truth, strict=True):
+        assert_close("score", FLOAT64, value, expected)
 
 
 def test_max_marginals_call_no_reference_and_do_not_read_the_padding():
