@@ -34,7 +34,11 @@ LABELS = ("baseline", "P", "QRS", "T")
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 # Positions of 8 ms that a boundary may be off where an event is "near".
 NEAR = 2
-EVENTS = ("label", "boundary", "near")
+EVENTS = {
+    "label": "label of a position",
+    "boundary": "boundary at the exact position",
+    "near": "boundary within 16 ms",
+}
 
 
 class Found(NamedTuple):
@@ -302,7 +306,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--page", type=Path, help="page whose tables and pictures to write anew")
     parser.add_argument("--cache", type=Path, default=Path("runs/ecg"), help="for LUDB, unpacked")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument(
         "--hidden", type=int, default=40, help="channels; 40 is about 60,000 weights"
     )
@@ -344,11 +348,12 @@ def main():
 def draw(curves, selective, coverage, folder):
     """All pictures."""
     for name, curve in curves.items():
-        figure = plots.plot_reliability(curve, f"LUDB, posterior of: {name}")
+        figure = plots.plot_reliability(curve, f"LUDB, {EVENTS[name]}", "temperature on")
         plots.save_figure(figure, folder / f"reliability_{name}.png")
     levels = {row["level"]: row["coverage"] for row in coverage}
-    plots.save_figure(plots.plot_coverage({"boundaries": levels}), folder / "coverage.png")
-    figure = plots.plot_selective({"mean posterior": selective}, "LUDB, segments")
+    figure = plots.plot_coverage({"boundaries": levels}, "LUDB, intervals around boundaries")
+    plots.save_figure(figure, folder / "coverage.png")
+    figure = plots.plot_selective({"mean posterior": selective}, "LUDB, mean over segments")
     plots.save_figure(figure, folder / "selective.png")
 
 

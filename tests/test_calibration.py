@@ -113,6 +113,15 @@ def test_settings_out_of_range_are_refused():
             metrics.selective_curve(*numbers)
 
 
+def test_a_bin_of_few_predictions_has_an_empty_marker():
+    pytest.importorskip("matplotlib")
+    p, y = np.repeat([0.1, 0.5, 0.9], [300, 99, 100]), np.zeros(499)
+    (axis,) = plots.plot_reliability({"all": metrics.reliability(p, y)}).axes
+    hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in hollow] == [[0.5], []]
+    assert axis.get_legend().get_texts()[-1].get_text() == "fewer than 100 predictions"
+
+
 def test_every_picture_holds_its_curves():
     pytest.importorskip("matplotlib")
     p, y = simulated(count=200)

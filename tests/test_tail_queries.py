@@ -21,7 +21,6 @@ from tolerances import FLOAT64, assert_close
 import torch_semimarkov as ts
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ShapeError
-from torch_semimarkov.functional.covering import carried
 from torch_semimarkov.functional.inputs import gather
 from torch_semimarkov.potentials import Potentials
 
@@ -123,14 +122,33 @@ def test_far_along_a_sequence_the_answers_are_those_of_a_very_large_k(flags):
         assert mine.segments == theirs.segments
 
 
-def test_what_is_carried_on_is_the_recurrence_and_stops_at_a_closed_gate():
+def gates_and_inputs():
     draw = torch.Generator().manual_seed(0)
     gates, inputs = torch.randn(2, 2, 37, 3, generator=draw, dtype=FLOAT64)
-    gates[0, 20] = inputs[1, :5] = -torch.inf
-    truth = [inputs[:, 0]]
-    for t in range(1, 37):
-        truth.append(torch.logaddexp(inputs[:, t], gates[:, t] + truth[-1]))
-    assert_close("log_partition", FLOAT64, carried(gates, inputs), torch.stack(truth, 1))
+    gates[0, 20] = inputs[1, :5] = inputs[1, 30:, 2] = gates[1, 31, 2] = -torch.inf
+    return gates, inputs
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_carried_is_the_sum_over_where_it_comes_from(backend, reverse):
+    p = Potentials(**make_inputs(Size((37, 37), K=2, C=3))).canonical()
+    gates, inputs = gates_and_inputs()
+    kept, truth = (gates.clone(), inputs.clone()), torch.empty_like(inputs)
+    for t in range(37):
+        sources = range(t, 37) if reverse else range(t + 1)
+        spans = [(t, s) if reverse else (s, t) for s in sources]
+        between = torch.stack([gates[:, a + 1 : b + 1].sum(1) for a, b in spans], 1)
+        truth[:, t] = (inputs[:, sources] + between).logsumexp(1)
+    found = dispatch.carried(p, gates, inputs, reverse=reverse, backend=backend)
+    assert_close("log_partition", FLOAT64, found, truth)
+    assert torch.isinf(truth).any(), "nothing was closed"
+    assert all(map(torch.equal, (gates, inputs), kept)), "an argument was changed"
+    inputs[1, 10, 1] = gates[0, 25, 2] = torch.nan
+    unknown = dispatch.carried(p, gates, inputs, reverse=reverse, backend=backend).isnan()
+    for (b, c), at, first in (((1, 1), 10, 10), ((0, 2), 25, 25 - reverse)):
+        after = slice(0, first + 1) if reverse else slice(at, None)
+        assert unknown[b, after, c].all() and unknown[b, :, c].sum() == len(range(37)[after])
 
 
 # Max-marginals
@@ -170,6 +188,7 @@ def test_max_marginals_are_the_best_of_what_has_it(backend, size, flags):
 MAX_CASES = [(size, flags) for size in LARGER_SIZES for flags in ("boundary", "tail", "forbidden")]
 MAX_CASES += [(Size((200, 150), K=1, C=9), "tail"), (Size((60,), K=90, C=2), "tail")]
 MAX_CASES += [(Size((70, 41), K=9, C=11), "all"), (Size((30, 1), K=40, C=4), "per-duration")]
+MAX_CASES += [(Size((50, 17), K=K, C=9), "boundary") for K in (1, 2, 8, 9, 16, 17, 60)]
 
 
 @pytest.mark.parametrize(("size", "flags"), MAX_CASES, ids=str)
@@ -190,6 +209,16 @@ def test_compiled_max_marginals_are_the_references(size, flags, dtype):
     for b, score in enumerate(best):
         highest = found.labels[b].amax(-1)[inside[b]]
         assert_close("score", dtype, highest, score.expand_as(highest))
+
+
+def test_forbidden_scores_in_some_tiles_do_not_reach_what_other_tiles_cover():
+    inputs = make_inputs(Size((150, 131), K=40, C=9), flags="boundary")
+    inputs["scores"][0, [3, 70, 149], [0, 4, 8]] = -torch.inf
+    inputs["scores"][1, 64:, 2] = -torch.inf
+    found = ts.max_marginals(**inputs, backend="cpu")
+    truth = ts.max_marginals(**inputs, backend="reference")
+    for value, expected in zip(found, truth, strict=True):
+        assert_close("score", FLOAT64, value, expected)
 
 
 def test_max_marginals_call_no_reference_and_do_not_read_the_padding():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch_semimarkov.dispatch.edges import EDGE_OP, edge_composite, edge_log_partition
-from torch_semimarkov.dispatch.queries import max_marginals, messages
+from torch_semimarkov.dispatch.queries import carried, max_marginals, messages
 from torch_semimarkov.dispatch.registry import (
     Stepper,
     available_backends,
@@ -27,6 +27,7 @@ __all__ = [
     "Explanation",
     "Stepper",
     "available_backends",
+    "carried",
     "edge_composite",
     "edge_log_partition",
     "expectations",

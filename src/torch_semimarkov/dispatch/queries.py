@@ -24,6 +24,23 @@ def messages(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor]
         return chosen.messages(p)
 
 
+def carried(
+    p: Potentials,
+    gates: Tensor,
+    inputs: Tensor,
+    *,
+    reverse: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """A recurrence of log sums along the positions, O(T C), by the backend of the messages.
+
+    ``x[t]`` is the log of exp(inputs[t]) + exp(gates[t] + x[t-1]); with ``reverse``, of
+    exp(inputs[t]) + exp(gates[t+1] + x[t+1]). All are (B, T, C) float64 on the device of ``p``.
+    """
+    chosen = cast(PosteriorBackend, choose("messages", p, "log", backend))
+    return chosen.carried(gates, inputs, reverse)
+
+
 def max_marginals(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Best scores with a label at, a start at and an end at each position, (B, T, C) float64."""
     return cast(PosteriorBackend, choose("max_marginals", p, "max", backend)).max_marginals(p)

@@ -182,6 +182,10 @@ class PosteriorBackend(Backend, Protocol):
         """``alpha`` and ``entering`` in float64; see :func:`dispatch.queries.messages`."""
         ...
 
+    def carried(self, gates: Tensor, inputs: Tensor, reverse: bool) -> Tensor:
+        """What goes with the messages: see :func:`dispatch.queries.carried`."""
+        ...
+
     def max_marginals(self, potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         """Best scores (B, T, C) float64 with a label at, a start at, an end at each position."""
         ...

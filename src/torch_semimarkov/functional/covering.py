@@ -27,6 +27,7 @@ class Posterior(NamedTuple):
     alpha, entering: messages of the scan from left to right.
     ends, labels: marginals.
     sums, holes: (B, T + 1, C), sums of the finite scores, and numbers of -inf, before a position.
+    backend: the one that was asked for.
     """
 
     p: Potentials
@@ -36,6 +37,7 @@ class Posterior(NamedTuple):
     labels: Tensor
     sums: Tensor
     holes: Tensor
+    backend: str | None
 
     @property
     def rows(self) -> int:
@@ -58,7 +60,9 @@ def posterior(p: Potentials, backend: str | None) -> Posterior:
     sums, holes = (
         torch.nn.functional.pad(x.cumsum(1), (0, 0, 1, 0)) for x in (finite, forbidden.long())
     )
-    return Posterior(p, alpha, entering, found.ends.to(wide), found.labels.to(wide), sums, holes)
+    return Posterior(
+        p, alpha, entering, found.ends.to(wide), found.labels.to(wide), sums, holes, backend
+    )
 
 
 def probability(q: Posterior, row: Tensor, start: Tensor, end: Tensor, label: Tensor) -> Tensor:
@@ -187,7 +191,7 @@ def _covered_by_long(q: Posterior, first: Tensor, stop: Tensor) -> Tensor:
     tail = cast(Tensor, p.tail)
     longer = torch.where(inside, p.scores + tail, -torch.inf)
     fresh = _of_length(q)
-    open_before = carried(longer, fresh)
+    open_before = dispatch.carried(p, longer, fresh, backend=q.backend)
     closing = _closing(q, longer)
     found = q.alpha.new_zeros(())
     lengths = p.lengths[:, None]  # type: ignore[index]
@@ -229,25 +233,4 @@ def _closing(q: Posterior, longer: Tensor) -> Tensor:
     leaving = p.duration_bias[q.rows - 1] + torch.where(possible, rest, -torch.inf)
     if p.end_scores is not None:
         leaving = torch.where(possible, leaving + p.end_scores, -torch.inf)
-    after = torch.nn.functional.pad(longer[:, 1:], (0, 0, 0, 1), value=-torch.inf)
-    return carried(after.flip(1), leaving.flip(1)).flip(1)
-
-
-def carried(gates: Tensor, inputs: Tensor) -> Tensor:
-    """(B, T, C). x[t], the log of exp(inputs[t]) + exp(gates[t] + x[t-1]); O(T log T).
-
-    >>> carried(torch.zeros(1, 3, 1), torch.zeros(1, 3, 1)).exp().round().flatten()
-    tensor([1., 2., 3.])
-    """
-    reach, found = 1, inputs
-    while reach < inputs.shape[1]:
-        found = torch.cat(
-            (
-                found[:, :reach],
-                torch.logaddexp(found[:, reach:], gates[:, reach:] + found[:, :-reach]),
-            ),
-            dim=1,
-        )
-        gates = torch.cat((gates[:, :reach], gates[:, reach:] + gates[:, :-reach]), dim=1)
-        reach *= 2
-    return found
+    return dispatch.carried(p, longer, leaving, reverse=True, backend=q.backend)

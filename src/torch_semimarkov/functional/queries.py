@@ -97,7 +97,7 @@ def window_marginals(
     Returns:
         (B, M) in the type of the scores (half types: float32); no gradient. O(K) a window, and
         O(K C) for each of the K positions before one, which windows near each other share; with a
-        tail, and O(T C log T) for all of them.
+        tail, and O(T C) for all of them.
 
     Raises:
         ShapeError, UnsupportedError: as :func:`log_partition`; or a window outside its sequence.

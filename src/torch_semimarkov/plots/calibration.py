@@ -13,14 +13,21 @@ if TYPE_CHECKING:
 
 COLOURS = (PALETTE[5], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[6])
 MARKERS = ("o", "s", "^", "D", "v")
+# Predictions below which the frequency of a bin is off by up to 0.1 by chance alone.
+FEW = 100
 
 
-def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Figure:
+def plot_reliability(
+    curves: Mapping[str, Any], title: str | None = None, legend_title: str | None = None
+) -> Figure:
     """Reliability diagrams over each other; the dashed diagonal is perfect.
+
+    A bin of fewer than 100 predictions has an empty marker: chance alone may move it by 0.1.
 
     Args:
         curves: name -> result of ``metrics.reliability``.
         title: heading of the picture.
+        legend_title: heading of the names.
 
     Raises:
         ConfigError: no curve.
@@ -30,7 +37,20 @@ def plot_reliability(curves: Mapping[str, Any], title: str | None = None) -> Fig
         f"{name} (ECE {curve.ece:.3f})": (curve.confidence, curve.frequency)
         for name, curve in curves.items()
     }
-    return _draw(lines, ("predicted probability", "observed frequency"), title, diagonal=True)
+    figure = _draw(lines, ("predicted probability", "observed frequency"), title, diagonal=True)
+    axis, any_few = figure.axes[0], False
+    for i, curve in enumerate(curves.values()):
+        few = as_array("counts", curve.counts) < FEW
+        x, y = (as_array("curves", values)[few] for values in (curve.confidence, curve.frequency))
+        marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+        axis.plot(x, y, marker, color=colour, markerfacecolor="white")
+        any_few = any_few or bool(few.any())
+    if any_few:
+        name = f"fewer than {FEW} predictions"
+        axis.plot([], [], "o", color=LINE, markerfacecolor="white", label=name)
+    sizes = {"fontsize": FONT_SIZE - 2, "title_fontsize": FONT_SIZE - 2}
+    axis.legend(title=legend_title, alignment="left", frameon=False, **sizes)
+    return figure
 
 
 def plot_coverage(curves: Mapping[str, Mapping[float, float]], title: str | None = None) -> Figure:

@@ -24,6 +24,7 @@ from torch_semimarkov.backends.cpu import (
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
+from torch_semimarkov.backends.cpu.carried import carried
 from torch_semimarkov.backends.cpu.host import hosted, takes
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
 from torch_semimarkov.backends.cpu.max_per_duration import max_marginals as best_by_duration
@@ -52,6 +53,7 @@ __all__ = [
     "OPS",
     "SEMIRINGS",
     "backward",
+    "carried",
     "edge_backward",
     "edge_forward",
     "edge_kept_shape",

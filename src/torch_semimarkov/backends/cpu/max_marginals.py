@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu.live_calls import reversed_terms, sequence_of, terms_of
-from torch_semimarkov.backends.cpu.max_sweep import closing_best, sweep_best
+from torch_semimarkov.backends.cpu.max_sweep import BEYOND, closing_best, sweep_best
 from torch_semimarkov.backends.cpu.messages import padded
+from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Arrays
 from torch_semimarkov.backends.cpu.threads import run
+from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS
 from torch_semimarkov.potentials import Potentials
 
 
@@ -34,14 +36,14 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         scores, starts, ends = mirror
         sizes, nothing = (L, K, W, C), np.empty(0)
         beta, V, labels, entering, alpha = _rows(5, L * W)
-        room = _room(L, W, p.tail)
+        room = _room(sizes, p.tail)
         sweep_best((scores, ends, starts), backward, sizes, room, beta, V, (nothing,) * 2, labels)
         beta, V = (x.reshape(L, W)[::-1].reshape(-1) for x in (beta, V))
         closing = nothing
         if p.tail is not None:
             (closing,) = _rows(1, L * W)
-            closing_best(mine, forward[1], forward[3], beta, sizes, closing)
-        room = _room(L, W, p.tail)
+            closing_best(mine, forward[1], forward[-1], beta, sizes, closing)
+        room = _room(sizes, p.tail)
         sweep_best(mine, forward, sizes, room, entering, alpha, (beta, closing), labels)
         for target, x in zip(found, (labels, entering + V, alpha + beta), strict=True):
             target[b, :L] = x.reshape(L, W)[:, :C]
@@ -54,22 +56,30 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
 def _shared(p: Potentials, W: int) -> Arrays:
     """What the positions share, of padded labels."""
 
-    def table(x: Tensor | None, *shape: int) -> np.ndarray:
-        whole = np.full((*shape, W), -np.inf)
-        whole[..., : p.C] = 0.0 if x is None else x.detach().to(torch.float64).numpy()
-        return whole.reshape(-1)
+    def table(x: Tensor | None, rows: int, size: int) -> np.ndarray:
+        whole = np.full((size, W), -np.inf)
+        whole[:rows, : p.C] = 0.0 if x is None else x.detach().to(torch.float64).numpy()
+        return whole
 
-    tail = np.empty(0) if p.tail is None else table(p.tail)
-    return table(p.transition, p.C), table(p.duration_bias, p.K), table(p.start), tail
+    def blocks(rows: np.ndarray) -> np.ndarray:
+        """(W / 8, rows, 8), flat."""
+        return rows.reshape(len(rows), -1, LANES).swapaxes(0, 1).reshape(-1)
+
+    bias = table(p.duration_bias, p.K, p.K + BEYOND)
+    tail = np.empty(0) if p.tail is None else table(p.tail, 1, 1)[0]
+    move, start = table(p.transition, p.C, W), table(p.start, 1, 1)[0]
+    return blocks(move), bias[: p.K].reshape(-1), blocks(bias), blocks(bias[::-1]), start, tail
 
 
 def _rows(count: int, size: int) -> list[np.ndarray]:
     return [np.full(size, -np.inf) for _ in range(count)]
 
 
-def _room(L: int, W: int, tail: Tensor | None) -> Arrays:
+def _room(sizes: tuple[int, ...], tail: Tensor | None) -> Arrays:
     """What a sweep works in."""
+    L, K, W, _ = sizes
     opened, long = _rows(2, L * W)
     prefix, leaving = np.zeros((2, W))
     head, cut = np.full(W, -np.inf), np.zeros(W, np.int64)
-    return opened, prefix, leaving, head, cut, long if tail is not None else np.empty(0)
+    beside = np.empty(TILE * W), np.empty(TILE * W), np.empty((K + ROWS) * LANES)
+    return opened, prefix, leaving, head, cut, long if tail is not None else np.empty(0), *beside

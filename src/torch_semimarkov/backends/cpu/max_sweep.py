@@ -5,6 +5,11 @@ prefix sum of its label, so that a position adds nothing to it. The sweep of the
 gives the best score of what follows an end. With that, the sweep of the sequence itself goes, at
 each position, through the segments that end there, from the longest to the shortest: the best so
 far covers the start of the next one. A forbidden score takes what is open out, once.
+
+The windows of all labels together are more than the nearest memory holds. So what is open before a
+tile of positions is taken label block by label block for all ends in the tile at once, and what
+those ends cover before the tile is found once for all of them. Tiles with a forbidden score, and
+models with a tail, go position by position.
 """
 
 from __future__ import annotations
@@ -13,22 +18,104 @@ import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part, small
 from torch_semimarkov.backends.cpu.elementary import larger
-from torch_semimarkov.backends.cpu.vector import load, spread, spread_from, store
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.backends.cpu.vector import (
+    load,
+    load_rows,
+    multiply_add,
+    of,
+    repeat,
+    spread,
+    spread_each,
+    store,
+    sum_of_rows,
+    zero_rows,
+)
+from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS, TROPICAL
+
+# Rows of -inf that the tables of durations have besides, since a block of rows may reach beyond K.
+BEYOND = TILE + ROWS
 
 
 @part
-def enter_best(t, move, start, alpha, entering, W, labels):
+def enter_best(t, move, start, alpha, entering, W):
     """The best score of what ended before position t, and the transition into each label."""
     for v in range(0, W, LANES):
-        best = spread(-np.inf)
         if t == 0:
-            best = load(start, v)
-        else:
-            for c in range(labels):
-                pair = spread_from(alpha, (t - 1) * W + c) + load(move, c * W + v)
-                best = larger(best, pair)
-        store(entering, t * W + v, best)
+            store(entering, v, load(start, v))
+            continue
+        total = zero_rows(TROPICAL)
+        for c in range(0, W, ROWS):
+            before = of(TROPICAL, spread_each(alpha, (t - 1) * W + c))
+            rows = of(TROPICAL, load_rows(move, v * W + c * LANES))
+            total = multiply_add(before, rows, total)
+        store(entering, t * W + v, sum_of_rows(total))
+
+
+@small
+def best_of_pairs(count, x, at, step, table, row):
+    """ROWS rows of the best over j of x[at + j step] + table[row - 8 j]."""
+    total = zero_rows(TROPICAL)
+    for j in range(count):
+        factor = repeat(of(TROPICAL, load(x, at + j * step)))
+        rows = of(TROPICAL, load_rows(table, row - j * LANES))
+        total = multiply_add(factor, rows, total)
+    return total
+
+
+@part
+def end_past(first, n, opened, rising, K, W, past):
+    """The best of what is open before a tile and ends at each of its n positions, to ``past``.
+
+    Args:
+        first: position that the tile begins with.
+        rising: the duration bias in blocks of labels, from the shortest to the longest.
+        past: (W / 8, TILE, 8), to fill.
+    """
+    for v in range(0, W, LANES):
+        table = v * (K + BEYOND)
+        for i in range(0, n, ROWS):
+            s = max(0, first + i - K + 1)
+            row = table + (first + i - s) * LANES
+            count = max(0, first - s)
+            total = best_of_pairs(count, opened, s * W + v, W, rising, row)
+            store(past, v * TILE + i * LANES, total)
+
+
+@part
+def cover_past(first, n, opened, falling, follow, K, W, best, found):
+    """What ends in a tile covers the positions before it from its start on.
+
+    Args:
+        first: position that the tile begins with.
+        falling: the duration bias in blocks of labels, after BEYOND rows, from the longest on.
+        follow: (W / 8, TILE, 8) what follows an end at each of n positions, with the prefix sums.
+        best: room for K + ROWS rows of lanes.
+        found: (L, W) the best so far of each position; changed.
+    """
+    open_rows = min(first, K - 1)
+    blocks = -(-open_rows // ROWS)
+    for v in range(0, W, LANES):
+        for block in range(blocks):
+            s = first - (blocks - block) * ROWS
+            count = min(n, s + ROWS - 1 + K - first)
+            row = v * (K + BEYOND) + (K - 1 + BEYOND - (first - s)) * LANES
+            total = best_of_pairs(count, follow, v * TILE, LANES, falling, row)
+            store(best, block * ROWS * LANES, total)
+        top, at = spread(-np.inf), (blocks * ROWS - open_rows) * LANES
+        for s in range(first - open_rows, first):
+            top = larger(top, load(opened, s * W + v) + load(best, at))
+            store(found, s * W + v, larger(load(found, s * W + v), top))
+            at += LANES
+
+
+@small
+def forbids_some(scores, begin, end):
+    """True if one of these scores is -inf."""
+    lowest = np.inf
+    for i in range(begin, end):
+        lowest = min(lowest, scores[i])
+    return lowest == -np.inf
 
 
 @part
@@ -128,48 +215,81 @@ def cover_long(t, K, W, opened, prefix, long, closing, found, head):
         found[t * W + c] = max(found[t * W + c], long[t * W + c] + closing[t * W + c])
 
 
+@part
+def end_best(t, rows, together, bias, tail, K, W, opened, prefix, long, past, alpha):
+    """The best segment that ends at position t, with its prefix sum, to row t of ``alpha``.
+
+    It has ``rows`` positions at most, or is open before the tile, or is long.
+    """
+    for v in range(0, W, LANES):
+        top = best_of_rows(opened, bias, t, rows, v, W)
+        if together:
+            top = larger(top, load(past, v * TILE + t % TILE * LANES))
+        top = top + load(prefix, v)
+        if len(tail) > 0:
+            top = larger(top, load(long, t * W + v) + load(bias, (K - 1) * W + v))
+        store(alpha, t * W + v, top)
+
+
+@part
+def lead_on(t, together, closes, beta, W, labels, prefix, past, leaving, follow, head):
+    """What follows an end at position t, to ``leaving`` and ``follow``; with it the past's best."""
+    for c in range(labels):
+        leaving[c] = beta[t * W + c] + prefix[c]
+        if len(closes) > 0:
+            leaving[c] += closes[t * labels + c]
+    for v in range(0, W if together else 0, LANES):
+        at, here = v * TILE + t % TILE * LANES, load(leaving, v)
+        store(follow, at, here)
+        store(head, v, load(past, at) + here)
+
+
 @compiled
 def sweep_best(terms, shared, sizes, room, entering, alpha, after, found):
     """The messages of one sequence from left to right, and with ``after`` what its labels have.
 
     Args:
         terms: scores, start_scores and end_scores, flat (L, labels) or empty.
-        shared: transition (labels, W) by source, duration bias (K, W), start (W,), padded with
-            -inf; tail (W,), or empty.
+        shared: transition by source in blocks of labels (W / 8, W, 8), duration bias (K, W), and
+            the two tables of it that :func:`end_past` and :func:`cover_past` take; start (W,), all
+            padded with -inf; tail (W,), or empty.
         sizes: L, K, W, labels: positions, longest duration, labels padded and not padded.
-        room: opened (L, W), full of -inf; prefix sums, leaving, head, (W,) zeros; of whole numbers,
-            where the open segments of a label begin, (W,) zeros; with a tail (L, W) full of -inf.
+        room: opened (L, W), full of -inf; prefix sums, leaving, (W,) zeros; head, (W,) full of
+            -inf; of whole numbers, where the open segments of a label begin, (W,) zeros; with a
+            tail (L, W) full of -inf; three more, of TILE W, TILE W and 8 (K + ROWS) numbers.
         entering, alpha: (L, W) full of -inf, to fill: the best score before each position with
             the transition into a label, and up to each position that ends with a label.
         after: the best that follows an end at each position, and a segment of K or more positions
             at it, (L, W), the second empty without a tail; or both empty.
         found: (L, W), full of -inf: the best with a label at each position, filled with ``after``.
     """
-    move, bias, start, tail = shared
+    move, bias, rising, falling, start, tail = shared
     L, K, W, labels = sizes
-    opened, prefix, leaving, head, cut, long = room
-    _, _, closes = terms
+    opened, prefix, leaving, head, cut, long, past, follow, best = room
+    scores, _, closes = terms
     beta, closing = after
+    together, long_too = False, len(tail) > 0
     for t in range(L):
-        enter_best(t, move, start, alpha, entering, W, labels)
+        j = t % TILE
+        n = min(TILE, L - t + j)
+        if j == 0:
+            head[:] = -np.inf
+            together = not long_too and not forbids_some(scores, t * labels, (t + n) * labels)
+            if together:
+                end_past(t, n, opened, rising, K, W, past)
+        enter_best(t, move, start, alpha, entering, W)
         open_best(t, terms, K, W, labels, entering, opened, prefix, cut)
-        rows = min(t + 1, K)
-        if len(tail) > 0:
+        rows = min(j + 1 if together else t + 1, K - long_too)
+        if long_too:
             hold_best(t, terms, tail, K, W, labels, opened, prefix, long)
-            rows = min(rows, K - 1)
-        for v in range(0, W, LANES):
-            best = best_of_rows(opened, bias, t, rows, v, W) + load(prefix, v)
-            if len(tail) > 0:
-                best = larger(best, load(long, t * W + v) + load(bias, (K - 1) * W + v))
-            store(alpha, t * W + v, best)
+        end_best(t, rows, together, bias, tail, K, W, opened, prefix, long, past, alpha)
         for c in range(labels if len(closes) > 0 else 0):
             alpha[t * W + c] += closes[t * labels + c]
         if len(beta) == 0:
             continue
-        for c in range(labels):
-            leaving[c] = beta[t * W + c] + prefix[c]
-            if len(closes) > 0:
-                leaving[c] += closes[t * labels + c]
-        if len(tail) > 0:
+        lead_on(t, together, closes, beta, W, labels, prefix, past, leaving, follow, head)
+        if long_too:
             cover_long(t, K, W, opened, prefix, long, closing, found, head)
         cover_best(t, rows, opened, bias, head, leaving, found, W)
+        if together and j == n - 1:
+            cover_past(t - j, n, opened, falling, follow, K, W, best, found)

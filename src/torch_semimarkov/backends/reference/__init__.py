@@ -9,7 +9,7 @@ from torch_semimarkov.backends.reference.partition import (
     log_partition,
     tangent,
 )
-from torch_semimarkov.backends.reference.queries import max_marginals, messages
+from torch_semimarkov.backends.reference.queries import carried, max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
 from torch_semimarkov.backends.reference.steps import stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
@@ -73,6 +73,11 @@ __all__ = [
     "COSTS",
     "NAME",
     "OPS",
+<<<<<<< HEAD
+=======
+    "Stepper",
+    "carried",
+>>>>>>> post11
     "differentiable_gradient",
     "edge_log_partition",
     "kbest",

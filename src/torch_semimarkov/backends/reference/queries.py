@@ -17,6 +17,16 @@ def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
         return found.alpha, found.entering
 
 
+def carried(gates: Tensor, inputs: Tensor, reverse: bool) -> Tensor:
+    """(B, T, C). See :func:`dispatch.queries.carried`."""
+    found, last = list(inputs.unbind(1)), inputs.shape[1] - 1
+    steps = range(last - 1, -1, -1) if reverse else range(1, last + 1)
+    for t in steps:
+        before, gate = (t + 1, t + 1) if reverse else (t - 1, t)
+        found[t] = torch.logaddexp(found[t], gates[:, gate] + found[before])
+    return torch.stack(found, 1)
+
+
 def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Best scores (B, T, C) float64 with a label at, a start at and an end at each position.
 
