@@ -73,11 +73,7 @@ __all__ = [
     "COSTS",
     "NAME",
     "OPS",
-<<<<<<< HEAD
-=======
-    "Stepper",
     "carried",
->>>>>>> post11
     "differentiable_gradient",
     "edge_log_partition",
     "kbest",
