@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from factory import SIZES, device_of, for_each_backend, make_inputs
+from factory import PER_POSITION, SIZES, Size, device_of, for_each_backend, make_inputs, tensors
 
-from torch_semimarkov.errors import SemiMarkovError, ShapeError, UnsupportedError
+import torch_semimarkov as ts
+from torch_semimarkov.errors import NumericsError, SemiMarkovError, ShapeError, UnsupportedError
 from torch_semimarkov.functional import (
+    kbest,
     log_partition,
     marginals,
     segment_log_prob,
@@ -145,6 +147,40 @@ def test_without_value_checks_nan_reaches_the_best_score_of_its_own_sequence_and
     assert torch.equal(found.scores[[0, 2]], right.scores[[0, 2]])
     for b in (0, 2):
         assert found.segments.to_list()[b] == right.segments.to_list()[b]
+
+
+BEST = {
+    "log_partition": log_partition,
+    "viterbi": lambda **call: viterbi(**call).scores,
+    "kbest": lambda **call: kbest(**call, k=2).scores[0],
+    "max_marginals": lambda **call: ts.max_marginals(**call).labels.flatten(1).sum(1),
+    "marginals": lambda **call: marginals(**call).starts.flatten(1).sum(1),
+}
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("name", BEST)
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("flags", ["boundary", "tail"])
+def test_without_value_checks_nan_in_any_term_is_nan_in_the_result(flags, backend, name, place):
+    inputs = make_inputs(Size((12, 12), K=3, C=2), flags=flags)
+    call, right = BEST[name], BEST[name](**inputs, backend=backend)
+    for term in tensors(inputs).keys() - {"lengths"}:
+        spoilt = {**inputs, term: inputs[term].clone()}
+        per_position = term in PER_POSITION
+        (spoilt[term][1] if per_position else spoilt[term]).view(-1)[place] = torch.nan
+        found = call(**spoilt, backend=backend, validate_args=False)
+        assert found[1].isnan(), term
+        assert torch.equal(found[0], right[0]) if per_position else found[0].isnan(), term
+
+
+def test_without_value_checks_nan_has_no_samples_and_reaches_what_a_distribution_says():
+    inputs = make_inputs(SIZES[4], flags="tail")
+    inputs["tail"][0] = torch.nan
+    with pytest.raises(NumericsError, match="potentials of sequence 0, 1, 2 hold NaN"):
+        ts.sample(**inputs, validate_args=False)
+    crf = ts.SemiMarkovCRF(**inputs, validate_args=False)
+    assert crf.topk(2).scores.isnan().all() and crf.log_partition.isnan().all()
 
 
 @pytest.mark.parametrize("function", [log_partition, marginals, log_prob])

@@ -25,8 +25,10 @@ from oracle import Oracle
 from test_contract_viterbi import restore_forbidden, tied
 from tolerances import assert_close
 
+import torch_semimarkov as ts
 from torch_semimarkov import explain, kbest, segment_score, viterbi
-from torch_semimarkov.errors import NumericsError, ShapeError, UnsupportedError
+from torch_semimarkov.errors import ConfigError, NumericsError, ShapeError, UnsupportedError
+from torch_semimarkov.semirings import KMaxSemiring
 
 for_each_backend = pytest.mark.parametrize("backend", ["reference", "cpu"])
 POSSIBLE = [name for name, flags in FLAGS.items() if "impossible" not in flags]
@@ -118,6 +120,48 @@ def test_an_impossible_sequence_is_an_error_that_names_it(backend, flags):
 def test_k_must_be_a_whole_number_above_0(k):
     with pytest.raises(ShapeError, match="k must be an integer >= 1"):
         kbest(**make_inputs(), k=k)
+
+
+@pytest.mark.parametrize("one", [np.int64(2), np.array(2), torch.tensor(2)], ids=repr)
+def test_a_count_may_be_an_integer_of_any_type(one):
+    inputs = make_inputs(Size((5, 4), K=2, C=3))
+    assert kbest(**inputs, k=one).segments == kbest(**inputs, k=2).segments
+    assert ts.SemiMarkovCRF(**inputs).topk(one).scores.shape == (2, 2)
+    assert ts.sample(**inputs, num_samples=one).counts.shape == (2, 2)
+    assert ts.duration_posterior(torch.ones(2, 1, dtype=int), longest=one, **inputs).shape[2] == 2
+    assert ts.posterior_decode(**inputs, objective="boundary_f1", nodes=one).expected.shape == (2,)
+    head = ts.SemiMarkovCRFHead(num_classes=one, max_duration=one, hidden_dim=one)
+    assert all(type(x) is int for x in (head.num_classes, head.max_duration, head.hidden_dim))
+    terms = inputs["transition"], inputs["duration_bias"]
+    stream = ts.SemiMarkovStream(*terms, decode=True, lag=one)
+    assert len(stream.push(inputs["scores"])) == 2
+    assert KMaxSemiring(one).components == (2,)
+
+
+@pytest.mark.parametrize("one", [np.bool_(True), torch.tensor(True), np.array([2, 3]), "2"])
+def test_what_is_no_count_is_refused_whatever_its_type(one):
+    for call in (
+        lambda: kbest(**make_inputs(), k=one),
+        lambda: ts.sample(**make_inputs(), num_samples=one),
+        lambda: ts.SemiMarkovCRFHead(num_classes=one, max_duration=2),
+    ):
+        with pytest.raises((ShapeError, ConfigError), match="must be an integer >= 1, got"):
+            call()
+
+
+def test_the_warning_of_fewer_than_k_points_at_the_line_that_asked():
+    inputs = make_inputs(Size((1,), K=1, C=2))
+    head = ts.SemiMarkovCRFHead(num_classes=2, max_duration=1)
+    calls = (
+        lambda: kbest(**inputs, k=3),
+        lambda: ts.SemiMarkovCRF(**inputs).topk(3),
+        lambda: head.kbest(torch.zeros(1, 1, 2), k=3),
+    )
+    for call in calls:
+        with pytest.warns(UserWarning, match="there are not k = 3") as found:
+            call()
+        (warning,) = found
+        assert (warning.filename, warning.lineno) == (__file__, call.__code__.co_firstlineno)
 
 
 @pytest.mark.parametrize("size", LARGER_SIZES, ids=str)

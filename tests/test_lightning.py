@@ -101,6 +101,30 @@ def test_the_penalty_is_in_the_loss_of_training_only(data):
     torch.testing.assert_close(loss, module._loss(batch) + 0.5 * penalty)
 
 
+def test_a_tail_learns_from_whole_segments_and_comes_back_from_a_checkpoint(tmp_path):
+    path = write_npz(tmp_path / "data", tiny_records(8, longest=9))
+    cut = RecordDataModule(str(path), batch_size=4, max_duration=2)
+    records = RecordDataModule(str(path), batch_size=4, max_duration=2, tail="geometric")
+    durations = [e.segments[:, 1] - e.segments[:, 0] for e in records.train_set]
+    assert max(int(each.max()) for each in durations) > 2 == cut.max_duration
+    assert all((e.segments[:, 1] - e.segments[:, 0] <= 2).all() for e in cut.train_set)
+    module = module_for(records, tail=records.tail, lr=0.1)
+    before = module.model.head.tail_logit.detach().clone()
+    run = trainer(tmp_path, 2)
+    run.fit(module, records)
+    assert (module.model.head.tail_logit - before).abs().max() > 0.05
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    back = SegmentationModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert torch.equal(back.model.head.tail_logit, module.model.head.tail_logit)
+
+
+def test_a_tail_of_another_name_is_refused(data):
+    with pytest.raises(ConfigError, match="tail"):
+        RecordDataModule(str(data), tail="poisson")
+    with pytest.raises(ConfigError, match='tail must be "geometric" or None'):
+        SegmentationModule(2, 3, 4, tail="poisson")
+
+
 def test_unlabelled_records_are_refused(tmp_path):
     import numpy as np
 
@@ -114,12 +138,14 @@ def test_the_command_line_takes_a_config_and_the_sizes_from_the_data(data, tmp_p
     pytest.importorskip("jsonargparse", reason="needs the extra lightning")
     config = tmp_path / "run.yaml"
     config.write_text(
-        f"data:\n  path: {data}\n  batch_size: 4\nmodel:\n  hidden_dim: 8\n  num_layers: 1\n"
+        f"data:\n  path: {data}\n  batch_size: 4\n  tail: geometric\n"
+        "model:\n  hidden_dim: 8\n  num_layers: 1\n"
         f"trainer:\n  max_epochs: 1\n  accelerator: cpu\n  default_root_dir: {tmp_path}\n"
         "  logger: false\n  enable_progress_bar: false\n"
     )
     command = main(["fit", "--config", str(config)])
     assert command.model.model.architecture.num_features == 2
+    assert command.model.model.architecture.tail == "geometric"
     assert command.trainer.current_epoch == 1
 
 

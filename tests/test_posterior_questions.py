@@ -306,7 +306,7 @@ BAD = {
     "half a node": (
         lambda: ts.posterior_decode(**CALL, nodes=2.5),
         ConfigError,
-        "nodes must be >= 1 and an integer, got 2.5",
+        "nodes must be an integer >= 1, got 2.5",
     ),
     "a position past its sequence": (
         lambda: ts.duration_posterior(torch.tensor([[4], [1], [0]]), **CALL),
@@ -333,7 +333,11 @@ BAD = {
         ConfigError,
         "objective must be one of position_accuracy, boundary_f1, got 'f1'",
     ),
-    "no nodes": (lambda: ts.posterior_decode(**CALL, nodes=0), ConfigError, "nodes must be >= 1"),
+    "no nodes": (
+        lambda: ts.posterior_decode(**CALL, nodes=0),
+        ConfigError,
+        "nodes must be an integer >= 1",
+    ),
     "an impossible sequence": (
         lambda: ts.posterior_decode(**make_inputs(flags="impossible")),
         NumericsError,

@@ -144,5 +144,5 @@ def test_what_is_no_semiring_is_refused(semiring):
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True, "2"])
 def test_a_k_that_is_no_whole_number_from_1_is_refused(k):
-    with pytest.raises(UnsupportedError, match="k must be a whole number >= 1, got"):
+    with pytest.raises(UnsupportedError, match="k must be an integer >= 1, got"):
         KMaxSemiring(k)

@@ -158,6 +158,42 @@ def test_pointers_in_a_file_give_the_same_and_leave_no_file(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("spill", [False, True])
+def test_the_best_segmentation_comes_in_pieces_the_last_first(tmp_path, monkeypatch, spill):
+    monkeypatch.setattr("torch_semimarkov.functional.pointers._WINDOW", 100)
+    inputs, path = inputs_of(SIZE, "tail"), tmp_path / "pointers" if spill else None
+    stream = SemiMarkovStream(**shared(inputs), decode=True, spill=path)
+    push_all(stream, inputs, 100, 1, 1, 150)
+    scores, pieces = stream.finish_in_pieces()
+    assert len(list(tmp_path.iterdir())) == spill
+    found = [piece.to_list() for piece in pieces]
+    assert list(tmp_path.iterdir()) == []
+    assert len(found) == (19 if spill else 5), "one for each stretch"
+    best = viterbi(**inputs)
+    torch.testing.assert_close(scores, best.scores, **CLOSE)
+    for b, whole in enumerate(best.segments.to_list()):
+        assert [segment for piece in found[::-1] for segment in piece[b]] == whole
+    with pytest.raises(UnsupportedError, match="finished"):
+        stream.finish_in_pieces()
+
+
+def test_pieces_are_refused_where_there_are_none_and_leave_no_file(tmp_path):
+    terms = torch.zeros(2, 2), torch.zeros(3, 2)
+    with pytest.raises(UnsupportedError, match=r"no finish_in_pieces\(\): decode=False"):
+        SemiMarkovStream(*terms).finish_in_pieces()
+    with pytest.raises(UnsupportedError, match=r"with lag, push\(\) returns the segments"):
+        SemiMarkovStream(*terms, decode=True, lag=2).finish_in_pieces()
+    stream = SemiMarkovStream(*terms, decode=True, spill=tmp_path / "p")
+    stream.push(torch.full((4, 2), -torch.inf))
+    with pytest.raises(NumericsError, match="no segmentation of sequence 0 is possible"):
+        stream.finish_in_pieces()
+    assert list(tmp_path.iterdir()) == []
+    with SemiMarkovStream(*terms, decode=True, spill=tmp_path / "p") as stream:
+        stream.push(torch.zeros(4, 2))
+        stream.finish_in_pieces()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("K", "C", "tail", "width"), [
     (1, 1, False, 1), (85, 3, False, 1), (86, 3, False, 2), (85, 3, True, 2), (128, 1, True, 1),
     (1000, 24, False, 2), (32768, 2, False, 2), (32768, 2, True, 3),

@@ -14,10 +14,8 @@ from torch_semimarkov.errors import ShapeError
 from torch_semimarkov.functional import KBestResult, Marginals
 from torch_semimarkov.functional.inputs import gather, wants_validation
 from torch_semimarkov.functional.score import score_of
-from torch_semimarkov.potentials import TERMS, Potentials
+from torch_semimarkov.potentials import PER_POSITION, TERMS, Potentials
 from torch_semimarkov.segments import PAD, Segments
-
-_PER_POSITION = ("scores", "start_scores", "end_scores")
 
 
 class _Potential(constraints.Constraint):
@@ -120,7 +118,7 @@ class SemiMarkovCRF(Distribution):
         """Every term that is present; those at positions are checked inside the lengths only."""
         whole, inside = potential, constraints.dependent(is_discrete=False, event_dim=2)
         return {
-            name: inside if name in _PER_POSITION else whole
+            name: inside if name in PER_POSITION else whole
             for name in TERMS
             if getattr(self, name, None) is not None
         }
@@ -252,7 +250,7 @@ class SemiMarkovCRF(Distribution):
         new = self._get_checked_instance(SemiMarkovCRF, _instance)
         for name in (*TERMS, "lengths"):
             x = getattr(self, name)
-            spread = x is not None and name in (*_PER_POSITION, "lengths") and shape[-1] != B
+            spread = x is not None and name in (*PER_POSITION, "lengths") and shape[-1] != B
             setattr(new, name, x.expand(shape[-1], *x.shape[1:]) if spread else x)
         new.backend = self.backend
         super(SemiMarkovCRF, new).__init__(shape, torch.Size(), validate_args=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from torch_semimarkov.errors import ConfigError, ShapeError, raise_all
+from torch_semimarkov.segments import count_of
 
 DurationSource = str | Tensor | Callable[[Tensor], Tensor]
 
@@ -204,7 +205,7 @@ def _check_arguments(
 ) -> None:
     problems = []
     for name, size in (("max_duration", K), ("num_classes", C)):
-        if not isinstance(size, int) or size < 1:
+        if count_of(size) is None:
             problems.append(f"{name} must be an integer >= 1, got {size!r}")
     if not isinstance(init_scale, int | float) or not 0 <= init_scale < math.inf:
         problems.append(f"init_scale must be a number >= 0, got {init_scale!r}")

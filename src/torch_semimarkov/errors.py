@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -44,3 +46,14 @@ def raise_all(error: type[SemiMarkovError], heading: str, problems: Iterable[str
     lines = list(problems)
     if lines:
         raise error("\n  ".join([f"{heading}:", *lines]))
+
+
+def warn_caller(message: str) -> None:
+    """Warn, and point at the line that called the library, however deep in it this is."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+_PACKAGE = __name__.split(".")[0]

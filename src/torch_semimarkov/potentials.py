@@ -14,6 +14,8 @@ from torch_semimarkov.segments import lengths_problem, range_problem
 TERMS = (
     "scores", "transition", "duration_bias", "start", "end", "start_scores", "end_scores", "tail",
 )  # fmt: skip
+# Those with a number for each position.
+PER_POSITION = ("scores", "start_scores", "end_scores")
 # The shape of each term in words.
 _SYMBOLS = {
     "scores": ("(B, T, C)",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -291,6 +292,33 @@ def check_lengths(lengths: Tensor | None, B: int, T: int, device: torch.device) 
     if problem is not None:
         raise ShapeError(problem)
     return lengths.to(device=device, dtype=torch.int64)
+
+
+def count_of(value: Any) -> int | None:
+    """An integer of at least 1, of whatever type, as an int; None for all else, True among it.
+
+    >>> count_of(torch.tensor(3)), count_of(0), count_of(2.0)
+    (3, None, None)
+    """
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return None
+    return number if number >= 1 else None
+
+
+def as_count(name: str, value: Any, error: type[Exception] = ShapeError) -> int:
+    """An argument that says how many, as an int.
+
+    Raises:
+        error: it is no integer, or below 1.
+    """
+    count = count_of(value)
+    if count is None:
+        raise error(f"{name} must be an integer >= 1, got {value!r}")
+    return count
 
 
 def require_tensors(**arguments: object) -> None:

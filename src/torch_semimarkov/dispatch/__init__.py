@@ -12,6 +12,7 @@ from torch_semimarkov.dispatch.registry import (
 )
 from torch_semimarkov.dispatch.run import (
     expectations,
+    holding_nan,
     kbest,
     log_partition,
     looks_clean,
@@ -32,6 +33,7 @@ __all__ = [
     "edge_log_partition",
     "expectations",
     "explain_op",
+    "holding_nan",
     "kbest",
     "leave_out",
     "log_partition",

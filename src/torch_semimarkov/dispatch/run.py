@@ -20,7 +20,7 @@ from torch_semimarkov.dispatch.registry import (
 )
 from torch_semimarkov.dispatch.select import choose
 from torch_semimarkov.dispatch.tangent import TANGENT_OP, compiled_tangent
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 from torch_semimarkov.segments import Segments
 from torch_semimarkov.semirings import Semiring
 
@@ -34,6 +34,23 @@ def looks_clean(p: Potentials) -> bool:
         return False
     look = getattr(loaded("cpu"), "looks_clean", None)
     return look is not None and look(p)
+
+
+def holding_nan(p: Potentials) -> Tensor | None:
+    """(B,) bool: which sequences hold NaN among canonical potentials on a CPU; None if none does.
+
+    None, too, where a call is watched, which must not depend on a value.
+    """
+    if p.device.type != "cpu" or not direct.unwatched(p.fields()) or looks_clean(p):
+        return None
+    found = torch.zeros(p.B, dtype=torch.bool)
+    for name, x in p.terms():
+        unknown = x.detach().isnan()
+        if name in PER_POSITION:
+            found |= (unknown.any(-1) & p.inside()).any(-1)
+        else:
+            found |= unknown.any()
+    return found if bool(found.any()) else None
 
 
 def log_partition(

@@ -15,10 +15,10 @@ from torch_semimarkov.functional.inputs import gather, wants_validation
 from torch_semimarkov.functional.known import checked_allowed, checked_boundaries
 from torch_semimarkov.functional.masks import PerLabel, duration_mask, label_mask, transition_mask
 from torch_semimarkov.functional.posterior import Marginals
+from torch_semimarkov.potentials import PER_POSITION
 from torch_semimarkov.segments import Segments
 
 _Result = TypeVar("_Result")
-_PER_POSITION = ("scores", "start_scores", "end_scores")
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +219,7 @@ def _with_copies(terms: dict[str, Any], copies: Tensor) -> dict[str, Any]:
     doubled = dict(terms)
     if terms.get("start_scores") is None:
         doubled["start_scores"] = torch.zeros_like(terms["scores"])
-    for name in ("transition", "duration_bias", "start", "end", "tail", *_PER_POSITION):
+    for name in ("transition", "duration_bias", "start", "end", "tail", *PER_POSITION):
         x = doubled.get(name)
         if x is not None:
             doubled[name] = torch.cat((x, x), -1)

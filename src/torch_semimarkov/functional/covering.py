@@ -8,6 +8,7 @@ to be covered, and those that become so on the way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -159,15 +160,10 @@ def _covered_by_short(q: Posterior, b: int, first: Tensor, stop: Tensor, rows: i
     near = torch.zeros(p.T + 1, dtype=torch.int64, device=p.device)
     near.index_add_(0, (first - rows + 1).clamp(min=0), one).index_add_(0, first + 1, -one)
     starts = (near.cumsum(0) > 0).nonzero()[:, 0]
-    row, label = torch.tensor(b, device=p.device), torch.arange(p.C, device=p.device)
-    duration = torch.arange(1, rows + 1, device=p.device)[:, None]
+    of_durations = (_of_pairs if p.per_duration else _of_sums)(q, b, rows)
     for at in range(0, len(starts), block := max(1, _NUMBERS // (rows * p.C))):
         some = starts[at : at + block]
-        end = some[:, None, None] + duration
-        last = p.lengths[b]  # type: ignore[index]
-        here = probability(q, row, some[:, None, None], end.minimum(last), label)
-        here = torch.where(end <= last, here, 0.0).sum(-1)
-        longer = here.flip(1).cumsum(1).flip(1)
+        longer = of_durations(some).flip(1).cumsum(1).flip(1)
         asked = ((first >= some[0]) & (first < some[-1] + rows)).nonzero()[:, 0]
         for before in range(rows):
             start = first[asked] - before
@@ -175,6 +171,42 @@ def _covered_by_short(q: Posterior, b: int, first: Tensor, stop: Tensor, rows: i
             valid = (start >= some[0]) & (start <= some[-1]) & (least <= rows)
             place = torch.searchsorted(some, start).clamp(max=len(some) - 1)
             found[asked] += torch.where(valid, longer[place, least.clamp(max=rows) - 1], 0.0)
+    return found
+
+
+def _of_pairs(q: Posterior, b: int, rows: int) -> Callable[[Tensor], Tensor]:
+    """From n starts to (n, rows): the probability of a segment of d positions from each of them."""
+    p = q.p
+    row, label = torch.tensor(b, device=p.device), torch.arange(p.C, device=p.device)
+    duration = torch.arange(1, rows + 1, device=p.device)[:, None]
+    last = p.lengths[b]  # type: ignore[index]
+
+    def found(starts: Tensor) -> Tensor:
+        start = starts[:, None, None]
+        here = probability(q, row, start, (start + duration).minimum(last), label)
+        return torch.where(start + duration <= last, here, 0.0).sum(-1)
+
+    return found
+
+
+def _of_sums(q: Posterior, b: int, rows: int) -> Callable[[Tensor], Tensor]:
+    """The same with (C, C) transitions, from sums of what the start, duration and end say."""
+    p = q.p
+    before, after = q.entering[b] - q.sums[b, :-1], _leaving(q)[b] + q.sums[b, 1:]
+    if p.start_scores is not None:
+        before = before + p.start_scores[b]
+    after = torch.where(p.inside()[b, :, None], after, -torch.inf)
+    after = torch.nn.functional.pad(after, (0, 0, 0, rows - 1), value=-torch.inf)
+    by_duration, bias = after.unfold(0, rows, 1), p.duration_bias[:rows].T
+    holes, some_hole = q.holes[b], bool((q.holes[b, -1] > 0).any())
+    upto = torch.cat((holes[1:], holes[-1:].expand(rows - 1, -1))).unfold(0, rows, 1)
+
+    def found(starts: Tensor) -> Tensor:
+        score = by_duration[starts].add_(before[starts][:, :, None]).add_(bias)
+        if some_hole:
+            score.masked_fill_(upto[starts] != holes[starts][:, :, None], -torch.inf)
+        return score.exp_().sum(1)
+
     return found
 
 
@@ -227,10 +259,14 @@ def _closing(q: Posterior, longer: Tensor) -> Tensor:
 
     It ends at t or later; what follows its end is the marginal of an end without what is before it.
     """
-    p = q.p
+    leaving = q.p.duration_bias[q.rows - 1] + _leaving(q)
+    return dispatch.carried(q.p, longer, leaving, reverse=True, backend=q.backend)
+
+
+def _leaving(q: Posterior) -> Tensor:
+    """(B, T, C). What follows a segment that ends at t, and its end score, relative to all."""
     possible = (q.ends > 0) & (q.alpha > -torch.inf)
     rest = torch.where(possible, q.ends, 1.0).log() - torch.where(possible, q.alpha, 0.0)
-    leaving = p.duration_bias[q.rows - 1] + torch.where(possible, rest, -torch.inf)
-    if p.end_scores is not None:
-        leaving = torch.where(possible, leaving + p.end_scores, -torch.inf)
-    return dispatch.carried(p, longer, leaving, reverse=True, backend=q.backend)
+    if q.p.end_scores is not None:
+        rest = rest + q.p.end_scores
+    return torch.where(possible, rest, -torch.inf)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import NumericsError
-from torch_semimarkov.functional.inputs import gather, needs_grad, result_dtype
+from torch_semimarkov.functional.inputs import gather, nan_in, needs_grad, result_dtype, spoil
 from torch_semimarkov.segments import Segments
 
 
@@ -56,6 +56,8 @@ def viterbi(
         ShapeError, UnsupportedError: as :func:`log_partition`.
         NumericsError: no segmentation of a sequence is possible; names the sequences.
 
+    With ``validate_args=False`` a NaN makes the score NaN, and its segmentation means nothing.
+
     Source: Sarawagi and Cohen, Semi-Markov conditional random fields, NIPS 2004.
 
     >>> scores = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [0.0, 3.0]]])
@@ -73,9 +75,10 @@ def viterbi(
     # Where nothing is recorded, the guard would cost as much as the choice of a backend.
     with torch.no_grad() if needs_grad(p) else nullcontext():
         best, segments = dispatch.viterbi(p, backend, result_dtype(scores))
-    if not torch.compiler.is_compiling():
+    bad = nan_in(p, validate_args)
+    if bad is None and not torch.compiler.is_compiling():
         _refuse_without_segments(segments)
-    return ViterbiResult(best, segments)
+    return ViterbiResult(spoil(best, bad), segments)
 
 
 def _refuse_without_segments(segments: Segments) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.errors import ShapeError
+from torch_semimarkov.errors import warn_caller
 from torch_semimarkov.functional.decode import refuse_impossible
-from torch_semimarkov.functional.inputs import gather, is_count, needs_grad, result_dtype
-from torch_semimarkov.segments import Segments
+from torch_semimarkov.functional.inputs import gather, nan_in, needs_grad, result_dtype, spoil
+from torch_semimarkov.segments import Segments, as_count
 
 _SHOWN = 8
 
@@ -77,8 +76,7 @@ def kbest(
     tensor([[1],
             [2]])
     """
-    if not is_count(k):
-        raise ShapeError(f"k must be an integer >= 1, got {k!r}")
+    k = as_count("k", k)
     p = gather(
         scores, transition, duration_bias, lengths, start=start, end=end,
         start_scores=start_scores, end_scores=end_scores, tail=tail, validate_args=validate_args,
@@ -87,10 +85,11 @@ def kbest(
         p = p.without_tail()
     with torch.no_grad() if needs_grad(p) else nullcontext():
         best, segments = dispatch.kbest(p, k, backend, result_dtype(scores))
-    if not torch.compiler.is_compiling():
+    bad = nan_in(p, validate_args)
+    if bad is None and not torch.compiler.is_compiling():
         refuse_impossible(segments.counts[0] == 0)
         _say_where_fewer(segments.counts, k)
-    return KBestResult(best, segments)
+    return KBestResult(spoil(best, bad), segments)
 
 
 def _say_where_fewer(counts: Tensor, k: int) -> None:
@@ -99,9 +98,7 @@ def _say_where_fewer(counts: Tensor, k: int) -> None:
     few = [f"sequence {b} has {count}" for b, count in enumerate(found) if count < k]
     if few:
         more = f", and {len(few) - _SHOWN} more sequences have fewer" if len(few) > _SHOWN else ""
-        warnings.warn(
+        warn_caller(
             f"there are not k = {k} segmentations: {', '.join(few[:_SHOWN])}{more}; the rest have "
-            "score -inf and count 0",
-            UserWarning,
-            stacklevel=3,
+            "score -inf and count 0"
         )

@@ -10,8 +10,10 @@ from torch_semimarkov.errors import ShapeError, raise_all
 from torch_semimarkov.functional.inputs import (
     check_interval,
     gather,
+    nan_in,
     needs_grad,
     result_dtype,
+    spoil,
     wants_validation,
 )
 from torch_semimarkov.functional.score import score_of
@@ -85,8 +87,11 @@ def log_partition(
     if name == "std" and wants_validation(validate_args, p.device):
         _refuse_negative(p)
     if name == "max" and needs_grad(p):
-        return _best_score(p, backend).to(result_dtype(scores))
-    return dispatch.log_partition(p, semiring, backend, checkpoint_interval, result_dtype(scores))
+        found = _best_score(p, backend).to(result_dtype(scores))
+    else:
+        dtype = result_dtype(scores)
+        found = dispatch.log_partition(p, semiring, backend, checkpoint_interval, dtype)
+    return spoil(found, nan_in(p, validate_args))
 
 
 def _best_score(p: Potentials, backend: str | None) -> Tensor:

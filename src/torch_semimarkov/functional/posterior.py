@@ -13,10 +13,12 @@ from torch_semimarkov.functional.inputs import (
     check_interval,
     gather,
     gradients,
+    nan_in,
     needs_grad,
     result_dtype,
+    spoil,
 )
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 
 
 class Marginals(NamedTuple):
@@ -93,6 +95,13 @@ def marginals(
     value, grads = direct or _by_autograd(p, backend, checkpoint_interval)
     dtype = result_dtype(scores)
     found = {name: grad.to(dtype) for name, grad in grads.items()}
+    bad = nan_in(p, validate_args)
+    if bad is not None:
+        value = spoil(value, bad)
+        found = {
+            name: spoil(x, bad, 0) if name in PER_POSITION else x * torch.nan
+            for name, x in found.items()
+        }
     return Marginals(
         labels=found["scores"],
         starts=found["start_scores"],

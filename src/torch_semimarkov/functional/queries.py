@@ -13,11 +13,11 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import SegmentError, ShapeError
 from torch_semimarkov.functional.covering import covered, covering, posterior, probability
-from torch_semimarkov.functional.inputs import gather, is_count, result_dtype, wants_validation
+from torch_semimarkov.functional.inputs import gather, nan_in, result_dtype, spoil, wants_validation
 from torch_semimarkov.functional.partial import log_prob_known
 from torch_semimarkov.functional.posterior import marginals
 from torch_semimarkov.potentials import Potentials
-from torch_semimarkov.segments import Segments, require_tensors
+from torch_semimarkov.segments import Segments, as_count, require_tensors
 
 
 class MaxMarginals(NamedTuple):
@@ -153,8 +153,7 @@ def duration_posterior(
     call = (scores, transition, duration_bias, lengths)
     p = gather(*call, validate_args=validate_args, **terms)
     checked = wants_validation(validate_args, p.device)
-    if longest is not None and not is_count(longest):
-        raise ShapeError(f"longest must be an integer >= 1, got {longest!r}")
+    longest = None if longest is None else as_count("longest", longest)
     _check_table("positions", positions, f"(B, M) = ({p.B}, M)", (p.B,), 2)
     windows = torch.stack((positions, positions + 1), -1)
     first, stop = _windows(windows, p, "positions", checked).unbind(-1)
@@ -278,7 +277,8 @@ def max_marginals(
         scores, transition, duration_bias, lengths, validate_args=validate_args, **terms
     )  # fmt: skip
     found = dispatch.max_marginals(p.map_terms(Tensor.detach), backend)
-    return MaxMarginals(*(x.to(result_dtype(scores)) for x in found))
+    bad = nan_in(p, validate_args)
+    return MaxMarginals(*(spoil(x, bad, 0).to(result_dtype(scores)) for x in found))
 
 
 def _check_table(name: str, x: Tensor, wanted: str, sizes: tuple[int, ...], dim: int) -> None:

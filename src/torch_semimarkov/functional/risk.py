@@ -15,10 +15,10 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.functional.decode import refuse_impossible
-from torch_semimarkov.functional.inputs import gather, is_count, result_dtype
+from torch_semimarkov.functional.inputs import gather, result_dtype
 from torch_semimarkov.functional.posterior import Marginals, marginals
 from torch_semimarkov.potentials import Potentials
-from torch_semimarkov.segments import Segments
+from torch_semimarkov.segments import Segments, as_count
 
 OBJECTIVES = ("position_accuracy", "boundary_f1")
 # Of equally good segmentations that with the fewest segments: what each costs, in positions.
@@ -90,8 +90,7 @@ def posterior_decode(
     """
     if objective not in OBJECTIVES:
         raise ConfigError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    if nodes is not None and not is_count(nodes):
-        raise ConfigError(f"nodes must be >= 1 and an integer, got {nodes!r}")
+    nodes = None if nodes is None else as_count("nodes", nodes, ConfigError)
     with torch.no_grad():
         p = gather(
             scores, transition, duration_bias, lengths, validate_args=validate_args, **terms

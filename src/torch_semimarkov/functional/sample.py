@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.errors import ShapeError
+from torch_semimarkov.errors import NumericsError, ShapeError
 from torch_semimarkov.functional.decode import refuse_impossible
-from torch_semimarkov.functional.inputs import gather, is_count
-from torch_semimarkov.segments import Segments
+from torch_semimarkov.functional.inputs import gather, nan_in
+from torch_semimarkov.segments import Segments, as_count
 
 
 def sample(
@@ -48,7 +48,8 @@ def sample(
     Raises:
         ShapeError, UnsupportedError: as :func:`log_partition`; or num_samples is below 1, or
             ``generator`` is no generator.
-        NumericsError: no segmentation of a sequence is possible; names the sequences.
+        NumericsError: no segmentation of a sequence is possible, or its potentials hold NaN that
+            ``validate_args=False`` let in; names the sequences.
 
     Source: forward filtering, backward sampling; Chib, Calculating posterior distributions and
     modal estimates in Markov mixture models, J. Econometrics 75, 1996.
@@ -62,8 +63,7 @@ def sample(
     >>> 450 < int((drawn.counts == 1).sum()) < 550
     True
     """
-    if not is_count(num_samples):
-        raise ShapeError(f"num_samples must be an integer >= 1, got {num_samples!r}")
+    num_samples = as_count("num_samples", num_samples)
     if generator is not None and not isinstance(generator, torch.Generator):
         kind = type(generator).__name__
         raise ShapeError(f"generator must be a torch.Generator or None, got {kind}")
@@ -72,6 +72,10 @@ def sample(
         start_scores=start_scores, end_scores=end_scores, tail=tail,
         validate_args=validate_args,
     )  # fmt: skip
+    bad = nan_in(p, validate_args)
+    if bad is not None:
+        names = ", ".join(str(b) for b in bad.nonzero()[:, 0].tolist())
+        raise NumericsError(f"no samples can be drawn: the potentials of sequence {names} hold NaN")
     drawn = dispatch.sample(p, num_samples, generator, backend)
     if not torch.compiler.is_compiling():
         refuse_impossible(drawn.counts[0] == 0)

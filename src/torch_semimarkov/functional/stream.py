@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch_semimarkov import dispatch
 from torch_semimarkov.errors import ConfigError, NumericsError, ShapeError, UnsupportedError
 from torch_semimarkov.functional.decode import ViterbiResult, refuse_impossible
-from torch_semimarkov.functional.inputs import gather, is_count
+from torch_semimarkov.functional.inputs import gather
 from torch_semimarkov.functional.lag import FixedLag
 from torch_semimarkov.functional.pointers import Pointers
-from torch_semimarkov.segments import PAD, Segment, Segments, require_tensors
+from torch_semimarkov.segments import PAD, Segment, Segments, as_count, require_tensors
 
 _NAMES = ("scores", "start_scores", "end_scores")
 
@@ -83,6 +84,7 @@ class SemiMarkovStream:
         backend: str | None = None,
     ) -> None:
         _check_settings(decode, lag, spill)
+        lag = None if lag is None else as_count("lag", lag, ConfigError)
         require_tensors(transition=transition, duration_bias=duration_bias)
         C = duration_bias.shape[-1] if duration_bias.dim() else 1
         blank = torch.zeros(1, 1, C, device=duration_bias.device)
@@ -163,16 +165,54 @@ class SemiMarkovStream:
             UnsupportedError: made without ``decode``, no chunk yet, or finished already.
             NumericsError: no segmentation of a sequence is possible; names the sequences.
         """
-        if not self._decode or self._batch is None or self._finished:
-            why = "it is finished" if self._finished else "there was no chunk yet"
-            raise UnsupportedError(f"no finish(): {why if self._decode else 'decode=False'}")
-        self._finished = True
+        self._end("finish")
         if self._pointers is None:
             return self._finish_lagged()
         try:
-            return self._follow(self._pointers)
+            scores, last = self._best_ends()
+            parts = list(self._backwards(self._pointers, last))[::-1]
         finally:
             self._pointers.close()
+        tables = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
+        return ViterbiResult(scores, _padded(tables))
+
+    def finish_in_pieces(self) -> tuple[Tensor, Iterator[Segments]]:
+        """:meth:`finish` for more segments than memory should hold; takes no more chunks.
+
+        Returns:
+            The scores, (B,) float64; and pieces of the segmentations, the last piece first: the
+            segments that begin among some positions, in their order and by their positions in the
+            whole sequence. A piece goes with 64 MB of the file of ``spill``, else with a chunk, and
+            may be empty. The pointers and their file go after the last one, or with :meth:`close`.
+
+        Raises:
+            UnsupportedError, NumericsError: as :meth:`finish`; or with ``lag``, where :meth:`push`
+                returns pieces.
+        """
+        if self._lag is not None:
+            raise UnsupportedError("no finish_in_pieces(): with lag, push() returns the segments")
+        self._end("finish_in_pieces")
+        pointers: Any = self._pointers
+        try:
+            scores, last = self._best_ends()
+        except NumericsError:
+            pointers.close()
+            raise
+
+        def pieces() -> Iterator[Segments]:
+            try:
+                yield from map(_padded, self._backwards(pointers, last))
+            finally:
+                pointers.close()
+
+        return scores, pieces()
+
+    def _end(self, name: str) -> None:
+        """Take no more chunks, if there is a segmentation to find."""
+        if not self._decode or self._batch is None or self._finished:
+            why = "it is finished" if self._finished else "there was no chunk yet"
+            raise UnsupportedError(f"no {name}(): {why if self._decode else 'decode=False'}")
+        self._finished = True
 
     def close(self) -> None:
         """Take no more chunks, and forget the pointers and their file."""
@@ -233,21 +273,25 @@ class SemiMarkovStream:
             )
         return array
 
-    def _follow(self, pointers: Pointers) -> ViterbiResult:
+    def _best_ends(self) -> tuple[Tensor, list[int]]:
+        """Scores of the best segmentations, and their last labels."""
         bests: Any = self._bests
         ends = [bests.ends(state, True) for state in self._best_states]
         last = [int(values.argmax()) for values, _ in ends]
         best = [float(values.max()) + norm for values, norm in ends]
         scores = torch.tensor(best, dtype=torch.float64)
         refuse_impossible(scores == -torch.inf)
+        return scores, last
+
+    def _backwards(self, pointers: Pointers, last: list[int]) -> Iterator[list[np.ndarray]]:
+        """A (3, N) table of each sequence for each stretch of the pointers, the last one first."""
+        bests: Any = self._bests
         T = self.positions
         walks = [np.array([0, T - 1, T, label, 0]) for label in last]
-        parts: list[list[np.ndarray]] = [[] for _ in walks]
         for first, codes in pointers.backwards():
-            for b, walk in enumerate(walks):
-                parts[b].append(bests.follow(codes, first, b, walk)[:, ::-1].copy())
-        tables = [np.concatenate(part[::-1], axis=1) for part in parts]
-        return ViterbiResult(scores, _padded(tables))
+            yield [
+                bests.follow(codes, first, b, walk)[:, ::-1].copy() for b, walk in enumerate(walks)
+            ]
 
     def _finish_lagged(self) -> ViterbiResult:
         rest = [one.finish() for one in self._lagged]
@@ -282,7 +326,7 @@ class SemiMarkovStream:
 def _padded(tables: list[np.ndarray]) -> Segments:
     """Segments from a (3, N) table for each sequence."""
     counts = torch.tensor([table.shape[1] for table in tables])
-    whole = torch.full((3, len(tables), int(counts.max())), PAD)
+    whole = torch.full((3, len(tables), max(1, int(counts.max()))), PAD)
     for b, table in enumerate(tables):
         whole[:, b, : table.shape[1]] = torch.from_numpy(table)
     return Segments.unchecked(whole, counts)
@@ -293,5 +337,3 @@ def _check_settings(decode: bool, lag: int | None, spill: str | Path | None) -> 
         raise ConfigError("lag and spill are settings of decode=True")
     if lag is not None and spill is not None:
         raise ConfigError("spill holds all pointers until finish(), which lag needs not; leave one")
-    if lag is not None and not is_count(lag):
-        raise ConfigError(f"lag must be an integer >= 1, got {lag!r}")

@@ -34,7 +34,7 @@ from torch_semimarkov.nn.routes import (
     triton_or_not,
     widest,
 )
-from torch_semimarkov.segments import require_tensors
+from torch_semimarkov.segments import as_count, require_tensors
 from torch_semimarkov.semirings import Semiring
 
 _ENCODER = "check the encoder's input, its learning rate and gradient clipping"
@@ -100,10 +100,13 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         validate_args: bool | None = None,
     ):
         super().__init__()
-        _check_settings((num_classes, max_duration, hidden_dim), boundary_scores, tail)
+        _check_settings(boundary_scores, hidden_dim, tail)
+        sizes = {"num_classes": num_classes, "max_duration": max_duration}
+        C, K = (as_count(name, size, ConfigError) for name, size in sizes.items())
+        if hidden_dim is not None:
+            hidden_dim = as_count("hidden_dim", hidden_dim, ConfigError)
         if not edge_memory_threshold >= 0:
             raise ConfigError(f"edge_memory_threshold must be >= 0, got {edge_memory_threshold}")
-        C, K = num_classes, max_duration
         self.num_classes, self.max_duration, self.hidden_dim = C, K, hidden_dim
         self.validate_args, self.edge_memory_threshold = validate_args, edge_memory_threshold
         self.durations = create_duration_distribution(
@@ -344,18 +347,13 @@ class SemiMarkovCRFHead(LikelihoodLoss, PosteriorQueries, nn.Module):
         )
 
 
-def _check_settings(
-    sizes: tuple[int, int, int | None], boundary_scores: bool, tail: str | None
-) -> None:
-    """Refuse sizes (num_classes, max_duration, hidden_dim) and choices that a head cannot have.
+def _check_settings(boundary_scores: bool, hidden_dim: int | None, tail: str | None) -> None:
+    """Refuse choices that a head cannot have.
 
     Raises:
         ConfigError: naming the setting.
     """
-    for name, value in zip(("num_classes", "max_duration", "hidden_dim"), sizes, strict=True):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    if boundary_scores and sizes[2] is None:
+    if boundary_scores and hidden_dim is None:
         raise ConfigError("boundary_scores=True projects hidden states, so it needs hidden_dim")
     if tail not in (None, "geometric"):
         raise ConfigError(f'tail must be "geometric" or None, got {tail!r}')

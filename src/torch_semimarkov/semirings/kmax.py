@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.errors import UnsupportedError
+from torch_semimarkov.segments import as_count
 from torch_semimarkov.semirings.base import Element, filled, from_the_end
 
 
@@ -18,7 +19,7 @@ class KMaxSemiring:
         k: how many scores to keep, >= 1.
 
     Raises:
-        UnsupportedError: k is no whole number >= 1.
+        UnsupportedError: k is no integer >= 1.
 
     Source: Goodman, Semiring parsing, Computational Linguistics 1999.
 
@@ -33,8 +34,7 @@ class KMaxSemiring:
     forbidden = -torch.inf
 
     def __init__(self, k: int):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UnsupportedError(f"k must be a whole number >= 1, got {k!r}")
+        k = as_count("k", k, UnsupportedError)
         self.k = k
         self.components: tuple[int, ...] = (k,)
         self.zero: Element = (-torch.inf,) * k

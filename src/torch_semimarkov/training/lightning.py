@@ -87,11 +87,12 @@ class RecordDataModule(lightning.LightningDataModule):
         max_padding: largest share of padding in a batch, 0..1.
         validation_fraction: that share, 0..1.
         max_duration: longest duration K; default suggested from the data.
+        tail: "geometric" for a model whose segments may be longer than K; none are cut then.
         annotator, label_column, sample_rate: as in :class:`torch_semimarkov.data.ReadOptions`.
         seed: of the split and of the order of the batches.
 
     Raises:
-        ConfigError: no labelled record.
+        ConfigError: no labelled record, or a setting out of its range.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class RecordDataModule(lightning.LightningDataModule):
         max_padding: float = 0.5,
         validation_fraction: float = 0.1,
         max_duration: int | None = None,
+        tail: str | None = None,
         annotator: str | None = None,
         label_column: str = "label",
         sample_rate: float | None = None,
@@ -121,13 +123,15 @@ class RecordDataModule(lightning.LightningDataModule):
         else:
             training, held_out = records, list(read_folder(Path(validation), options))
         self.vocabulary = LabelVocabulary.from_records(training)
-        config = TrainConfig(max_duration=max_duration)
+        config = TrainConfig(max_duration=max_duration, tail=tail or "none")
         duration = choose_duration(training, config, lambda line: None)
         self.max_duration: int = duration["max_duration"]
+        self.tail = tail
+        longest = self.max_duration if tail is None else None
         self.num_features, self.num_classes = training[0].num_features, len(self.vocabulary)
         self.statistics = [x.tolist() for x in feature_statistics(training)]
         self.train_set, self.validation_set = (
-            make_examples(part, self.vocabulary, self.max_duration) for part in (training, held_out)
+            make_examples(part, self.vocabulary, longest) for part in (training, held_out)
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -153,8 +157,8 @@ class SegmentationModule(lightning.LightningModule):
 
     Args:
         num_features, num_classes, max_duration, head, encoder, hidden_dim, num_layers, kernel_size,
-            dropout, duration_distribution, boundary_scores: as in
-            :class:`~torch_semimarkov.nn.segmenter.Architecture`.
+            dropout, duration_distribution, boundary_scores, tail: as in
+            :class:`~torch_semimarkov.nn.segmenter.Architecture`; ``tail`` as in the records.
         statistics: mean and standard deviation of each feature, to normalise by.
         lr, weight_decay: of AdamW.
         crf_reg: weight of the head's ``parameter_penalty`` in the loss.
@@ -176,6 +180,7 @@ class SegmentationModule(lightning.LightningModule):
         dropout: float = 0.1,
         duration_distribution: str = "learned",
         boundary_scores: bool = False,
+        tail: str | None = None,
         statistics: list[list[float]] | None = None,
         lr: float = 0.003,
         weight_decay: float = 0.01,
@@ -186,7 +191,7 @@ class SegmentationModule(lightning.LightningModule):
         self.model = SegmentationModel(
             Architecture(
                 num_features, num_classes, max_duration, head, encoder, hidden_dim, num_layers,
-                kernel_size, dropout, duration_distribution, boundary_scores,
+                kernel_size, dropout, duration_distribution, boundary_scores, tail=tail,
             )
         )  # fmt: skip
         if statistics is not None:
@@ -229,7 +234,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
     class Command(LightningCLI):
         def add_arguments_to_parser(self, parser: Any) -> None:
-            for name in ("num_features", "num_classes", "max_duration", "statistics"):
+            for name in ("num_features", "num_classes", "max_duration", "statistics", "tail"):
                 parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     return Command(
