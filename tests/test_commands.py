@@ -170,3 +170,11 @@ def test_the_page_of_commands_is_up_to_date(tmp_path, monkeypatch):
     assert write_commands_page.main(["--check"]) == 0
     for name, _ in write_commands_page.all_commands(cli, "torch-semimarkov"):
         assert f"\n## {name}\n" in page.read_text(encoding="utf-8")
+
+
+def test_every_benchmark_is_named_where_benchmarks_are_described():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    programs = [x.name for x in files if "__main__" in x.read_text(encoding="utf-8")]
+    assert len(programs) > 5
+    assert [name for name in programs if name not in text] == []
