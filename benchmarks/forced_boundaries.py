@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from command import whole
 from torch import Tensor
 
 from torch_semimarkov import constrain, log_partition, marginals, viterbi
@@ -73,7 +74,7 @@ def multiples(call: Callable[..., Any], models: Sequence[dict], turns: int) -> l
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=whole, default=5)
     turns = parser.parse_args(arguments).turns
     torch.set_num_threads(1)
     for size in SIZES:

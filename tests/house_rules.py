@@ -22,6 +22,7 @@ MAX_NESTING = 4
 FLOORS = {
     "collector": 0,
     "errors": 0,
+    "given": 0,
     "segments": 0,
     "potentials": 0,
     "semirings": 1,

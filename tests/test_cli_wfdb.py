@@ -107,3 +107,7 @@ def test_plot_draws_an_annotated_record(data, model, tmp_path):
     succeeds("predict", model, record, "-o", tmp_path / "out")
     table = tmp_path / "out" / "rec0.segments.tsv"
     succeeds("plot", record, "--annotator ref --segments", table, "-o", tmp_path / "b.png")
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first.startswith(b"\x89PNG") and second.startswith(b"\x89PNG")
+    # the whole record is in the second, and no posterior
+    assert first != second

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import write_commands_page
 from cli_cases import TINY_FLAGS, succeeds
 
 from torch_semimarkov.cli import cli
@@ -156,3 +157,24 @@ def test_the_commands_on_files_run(page, tmp_path, monkeypatch):
         assert succeeds(" ".join(words[1:]), more)
     assert (tmp_path / "model").is_dir()
     assert len(list((tmp_path / "segments").iterdir())) == 4
+
+
+def test_the_page_of_commands_is_up_to_date(tmp_path, monkeypatch):
+    page = write_commands_page.PAGE
+    assert page.read_text(encoding="utf-8") == write_commands_page.page(), (
+        "run python scripts/write_commands_page.py"
+    )
+    monkeypatch.setattr(write_commands_page, "PAGE", tmp_path / "commands.md")
+    assert write_commands_page.main(["--check"]) == 1
+    assert write_commands_page.main([]) == 0
+    assert write_commands_page.main(["--check"]) == 0
+    for name, _ in write_commands_page.all_commands(cli, "torch-semimarkov"):
+        assert f"\n## {name}\n" in page.read_text(encoding="utf-8")
+
+
+def test_every_benchmark_is_named_where_benchmarks_are_described():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    programs = [x.name for x in files if "__main__" in x.read_text(encoding="utf-8")]
+    assert len(programs) > 5
+    assert [name for name in programs if name not in text] == []

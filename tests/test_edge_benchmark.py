@@ -33,8 +33,15 @@ def test_a_wrong_edge_marginal_is_noticed():
     assert "gradient of scores is off" in verdict.problem
 
 
-@linux
-def test_the_command_writes_a_row_for_each_way_and_phase(tmp_path, capsys):
+def test_the_command_writes_a_row_for_each_way_and_phase(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def growth(*call):
+        asked.append(call)
+        return {"input_bytes": 2_000_000 * len(asked), "peak_bytes": 3_000_000}
+
+    # a new process for each takes seconds, and the test below has two
+    monkeypatch.setattr(bench, "growth_in_a_new_process", growth)
     path = tmp_path / "rows.csv"
     arguments = ["--configs", "1,12,4,3", "--repeats", "1", "--output", str(path)]
     assert bench.main(arguments) == 0
@@ -45,7 +52,10 @@ def test_the_command_writes_a_row_for_each_way_and_phase(tmp_path, capsys):
         (phase, way) for phase in (FORWARD, BOTH) for way in WAYS
     ]
     assert all(row["status"] == "ok" and float(row["median_ms"]) > 0 for row in rows)
-    assert "peak MB" in capsys.readouterr().out
+    assert asked == [(way, Size(1, 12, 4, 3), phase) for phase in (FORWARD, BOTH) for way in WAYS]
+    assert [float(row["input_bytes"]) for row in rows] == [2e6 * i for i in range(1, 7)]
+    text = capsys.readouterr().out
+    assert "peak MB" in text and "12.000" in text
 
 
 @linux

@@ -7,6 +7,7 @@ from gene_cases import CODE, genome, letters, stops_in_frame
 
 import torch_semimarkov
 from torch_semimarkov import genes
+from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.genes.genome import Contig
 from torch_semimarkov.genes.masks import Strand, next_in_frame, reverse_complement, strands
 from torch_semimarkov.genes.states import CODING, FRAMES, LABELS, LONGEST_OVERLAP, SHORTEST
@@ -119,6 +120,13 @@ def test_the_score_of_a_gene_is_the_share_of_samples_that_have_it():
     for gene in found:
         share = np.mean([gene.site in one for one in sites])
         assert share == pytest.approx(gene.score, abs=0.1)
+
+
+def test_there_is_nothing_to_count_without_a_gene():
+    contig = Contig.from_text("c", "ACGT" * 500)
+    model = genes.make_model(genes.GeneConfig())
+    with pytest.raises(ConfigError, match="data must hold at least one gene"):
+        genes.start_by_counting(model, [genes.gold_of(contig, [], CODE)])
 
 
 def test_stretches_are_the_whole_contig_and_keep_the_frames():

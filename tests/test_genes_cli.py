@@ -144,6 +144,7 @@ def test_a_contig_that_is_not_in_the_fasta_is_named_with_its_line(known, tmp_pat
         ("made\tx\tCDS\t1\t90\n", "expected 9 columns of GFF3, got 5"),
         ("made\tx\tCDS\t90\t1\t.\t+\t0\tID=a\n", "ends at 1, before it starts"),
         ("made\tx\tCDS\t1\t90\t.\t?\t0\tID=a\n", "strand must be + or -, got '?'"),
+        ("made\tx\tCDS\t1\t90\t.\t\t0\tID=a\n", "strand must be + or -, got ''"),
         ("made\tx\tCDS\t1\t9000000\t.\t+\t0\tID=a\n", "ends at 9000000, after the last base"),
         ("made\tx\tCDS\t0\t90\t.\t+\t0\tID=a\n", "start and end must be positions from 1 on"),
         (

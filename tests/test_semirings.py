@@ -1,4 +1,4 @@
-"""The laws of each semiring, and no NaN in the gradient of nothing."""
+"""Semirings by name, and what those of scores promise beyond the laws: gradients, large numbers."""
 
 import math
 
@@ -35,39 +35,6 @@ def same(left, right):
 
 @for_each_semiring
 @settings(deadline=None)
-@given(a=numbers, b=numbers, c=numbers)
-def test_the_sum_is_associative_and_commutative(semiring, a, b, c):
-    left = add(semiring, add(semiring, a, b), c)
-    same(left, add(semiring, a, add(semiring, b, c)))
-    same(left, add(semiring, a, b, c))
-    same(left, add(semiring, c, b, a))
-
-
-@for_each_semiring
-@settings(deadline=None)
-@given(a=numbers, values=lists)
-def test_plus_distributes_over_the_sum(semiring, a, values):
-    same(add(semiring, *(a + value for value in values)), a + add(semiring, *values))
-
-
-@for_each_semiring
-@settings(deadline=None)
-@given(values=lists)
-def test_zero_is_the_neutral_element_of_the_sum(semiring, values):
-    same(add(semiring, *values, semiring.zero), add(semiring, *values))
-    same(add(semiring, semiring.zero, values[0]), values[0])
-
-
-@for_each_semiring
-@settings(deadline=None)
-@given(a=numbers)
-def test_one_is_the_neutral_element_of_plus_and_zero_annihilates(semiring, a):
-    same(torch.tensor(a, dtype=torch.float64) + semiring.one, a)
-    same(torch.tensor(a, dtype=torch.float64) + semiring.zero, semiring.zero)
-
-
-@for_each_semiring
-@settings(deadline=None)
 @given(values=lists)
 def test_the_gradient_of_a_sum_is_a_distribution_over_what_is_possible(semiring, values):
     x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
@@ -87,16 +54,6 @@ def test_a_sum_of_nothing_possible_has_gradient_zero_beside_one_that_has_some(se
     assert gradient.tolist() == [[0.0, 0.0], [1.0, 0.0]]
     (gradient,) = torch.autograd.grad(semiring.sum(x, 1), x, torch.ones(2))
     assert gradient.tolist() == [[0.0, 0.0], [1.0, 0.0]]
-
-
-@for_each_semiring
-@pytest.mark.parametrize("dim", [0, 1, 2, -1])
-def test_the_sum_runs_along_the_dimension_asked_for(semiring, dim):
-    x = torch.randn(2, 3, 4, dtype=torch.float64)
-    value = semiring.sum(x, dim)
-    rows = x.movedim(dim, -1).flatten(0, 1).tolist()
-    expected = torch.stack([add(semiring, *row) for row in rows])
-    same(value.flatten(), expected)
 
 
 @for_each_semiring

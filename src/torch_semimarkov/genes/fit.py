@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import functional
+from torch_semimarkov.errors import ConfigError
 from torch_semimarkov.genes.genome import Contig
 from torch_semimarkov.genes.gold import Gold, as_array
 from torch_semimarkov.genes.masks import NO_CODON, number_of, strands
@@ -72,7 +73,13 @@ def stretches(gold: Gold, size: int) -> list[Stretch]:
 
 @torch.no_grad()
 def start_by_counting(model: GeneModel, data: Sequence[Gold]) -> None:
-    """Set codon usage, start and stop codons, transitions, overlaps and durations by counts."""
+    """Set codon usage, start and stop codons, transitions, overlaps and durations by counts.
+
+    Raises:
+        ConfigError: there is no gene to count.
+    """
+    if not any(gold.genes for gold in data):
+        raise ConfigError("data must hold at least one gene to count")
     coding, anywhere = np.zeros(PAIRS), np.zeros(PAIRS)
     starts, stops = np.zeros(len(model.code.starts) + 1), np.zeros(len(model.code.stops) + 1)
     for gold in data:

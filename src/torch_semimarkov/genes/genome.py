@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,11 +159,11 @@ def read_contigs(path: str | os.PathLike[str]) -> list[Contig]:
     contigs = [Contig.from_text(r.id, str(r.seq)) for r in _records(path, kind)]
     if not contigs:
         raise FileFormatError(path, f"holds no sequence; expected {kind.upper()}")
-    names = [contig.name for contig in contigs]
+    names = Counter(contig.name for contig in contigs)
     for contig in contigs:
         if contig.length == 0:
             raise FileFormatError(path, f"sequence {contig.name!r} has no bases")
-        if names.count(contig.name) > 1:
+        if names[contig.name] > 1:
             raise FileFormatError(path, f"sequence {contig.name!r} is there twice; rename one")
     return contigs
 
@@ -257,7 +258,7 @@ def _gff3_gene(path: Path, item: Any, number: int) -> Gene:
         raise FileFormatError(path, "start and end must be positions from 1 on", number)
     if item.end < item.start:
         raise FileFormatError(path, f"ends at {item.end}, before it starts", number)
-    if item.strand not in "+-":
+    if item.strand not in ("+", "-"):
         raise FileFormatError(path, f"strand must be + or -, got {item.strand!r}", number)
     names = item.attributes.get("locus_tag") or item.attributes.get("ID") or [""]
     return Gene(item.seqid, item.start - 1, item.end, item.strand, names[0], None, number, path)

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from torch_semimarkov.errors import ConfigError, SegmentError, ShapeError, raise_all
+from torch_semimarkov.given import as_array, as_integers, as_number, shown
 from torch_semimarkov.segments import Segment, Segments
 
 SegmentLists = Segments | Sequence[Sequence[tuple[int, int, int]]]
 UNITS_PER_SECOND = {"s": 1.0, "ms": 1000.0}
+# More than any sequence has, so that keys of positions in many sequences fit 64 bits.
+LARGEST = 2**40
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,16 @@ def track_pair(true: SegmentLists, predicted: SegmentLists) -> tuple[Track, Trac
 
 def track(name: str, sequences: SegmentLists) -> Track:
     """One input checked and flattened; ``name`` is what errors call it."""
-    lists = sequences.to_list() if isinstance(sequences, Segments) else list(sequences)
-    if any(_is_segment(entry) for entry in lists[:1]):
-        raise ShapeError(f"{name} must be one list of segments per sequence; wrap it as [{name}]")
+    try:
+        given = sequences.to_list() if isinstance(sequences, Segments) else sequences
+        lists = [[tuple(entry) for entry in entries] for entries in given]
+    except TypeError:
+        raise ShapeError(
+            f"{name} must be one list of (start, end, label) per sequence, got {shown(sequences)}; "
+            f"a single sequence: wrap it as [{name}]"
+        ) from None
     counts = [len(entries) for entries in lists]
-    flat = [tuple(entry) for entries in lists for entry in entries]
+    flat = [entry for entries in lists for entry in entries]
     sequence = np.repeat(np.arange(len(lists), dtype=np.int64), counts)
     if not flat:
         empty = np.zeros(0, dtype=np.int64)
@@ -81,28 +89,25 @@ def track(name: str, sequences: SegmentLists) -> Track:
     return result
 
 
-def _is_segment(entry: Any) -> bool:
-    whole = len(entry) == 3 and all(np.ndim(value) == 0 for value in entry)
-    return isinstance(entry, Segment) or (isinstance(entry, tuple) and whole)
-
-
 def _table(name: str, flat: list[tuple], sequence: np.ndarray) -> np.ndarray:
     wrong = next((i for i, entry in enumerate(flat) if len(entry) != 3), None)
     if wrong is None:
         raw = np.asarray(flat)
-        if raw.dtype.kind in "iu":
+        numbers = raw.ndim == 2 and raw.dtype.kind in "iuf"
+        if numbers and bool(((np.abs(raw) < LARGEST) & (raw == np.rint(raw))).all()):
             return raw.astype(np.int64)
-        if raw.dtype.kind == "f" and bool((raw == np.rint(raw)).all()):
-            return raw.astype(np.int64)
-        wrong = next(i for i, entry in enumerate(flat) if not _whole(entry))
+        wrong = next((i for i, entry in enumerate(flat) if not _whole(entry)), 0)
     raise SegmentError(
-        f"{name}, sequence {sequence[wrong]}: expected integers (start, end, label), "
-        f"got {flat[wrong]}"
+        f"{name}, sequence {sequence[wrong]}: expected integers (start, end, label) below 2**40, "
+        f"got {shown(flat[wrong])}"
     )
 
 
 def _whole(entry: Iterable[Any]) -> bool:
-    return all(isinstance(v, (int, float, np.number)) and v == np.rint(v) for v in entry)
+    return all(
+        isinstance(v, (int, float, np.number)) and abs(v) < LARGEST and v == np.rint(v)
+        for v in entry
+    )
 
 
 def _check_order(name: str, result: Track) -> None:
@@ -134,9 +139,11 @@ class Units:
 
     def tolerance(self, value: float) -> np.ndarray:
         """(count,) int64. The tolerance in whole positions (150 ms at 500 Hz is 75)."""
-        if not (np.isfinite(value) and value >= 0):
+        number = as_number("tolerance", value)
+        if not 0 <= number < np.inf:
             raise ConfigError(f"tolerance must be a number >= 0 in {self.name}, got {value}")
-        return np.floor(value * self.positions + 1e-6).astype(np.int64)
+        wide = np.minimum(number, LARGEST) * self.positions
+        return np.minimum(np.floor(wide + 1e-6), LARGEST).astype(np.int64)
 
 
 def units(sample_rate: float | Sequence[float] | None, unit: str | None, count: int) -> Units:
@@ -153,14 +160,17 @@ def units(sample_rate: float | Sequence[float] | None, unit: str | None, count: 
     >>> units(500.0, "ms", 1).tolerance(150)
     array([75])
     """
-    unit = unit or ("positions" if sample_rate is None else "ms")
+    unit = ("positions" if sample_rate is None else "ms") if unit is None else unit
     if unit not in (*UNITS_PER_SECOND, "positions"):
         raise ConfigError(f'unit must be "ms", "s" or "positions", got {unit!r}')
     if unit == "positions":
         return Units(unit, np.ones(count))
     if sample_rate is None:
         raise ConfigError(f"unit={unit!r} needs sample_rate, in positions per second")
-    rates = np.asarray(sample_rate, dtype=np.float64)
+    try:
+        rates = as_array("sample_rate", sample_rate)
+    except ShapeError as error:
+        raise ConfigError(str(error)) from None
     if rates.ndim == 0:
         rates = np.full(count, rates)
     if rates.shape != (count,):
@@ -179,24 +189,30 @@ def merge_neighbours(sequences: SegmentLists) -> list[list[Segment]]:
     >>> merge_neighbours([[(0, 2, 1), (2, 5, 1), (5, 6, 0)]])
     [[Segment(start=0, end=5, label=1), Segment(start=5, end=6, label=0)]]
     """
-    lists = sequences.to_list() if isinstance(sequences, Segments) else sequences
-    track("sequences", lists)
-    result: list[list[Segment]] = []
-    for entries in lists:
-        joined: list[Segment] = []
-        for start, end, label in entries:
-            if joined and joined[-1].end == start and joined[-1].label == label:
-                joined[-1] = Segment(joined[-1].start, end, label)
-            else:
-                joined.append(Segment(start, end, label))
-        result.append(joined)
+    one = track("sequences", sequences)
+    columns = (one.sequence, one.start, one.end, one.label)
+    result: list[list[Segment]] = [[] for _ in range(one.count)]
+    for sequence, start, end, label in zip(*(column.tolist() for column in columns), strict=True):
+        joined = result[sequence]
+        if joined and joined[-1].end == start and joined[-1].label == label:
+            joined[-1] = Segment(joined[-1].start, end, label)
+        else:
+            joined.append(Segment(start, end, label))
     return result
 
 
 def chosen_labels(labels: Iterable[int] | None, *tracks: Track) -> list[int]:
-    """``labels`` as a sorted list, by default every label that occurs."""
-    found = set(labels) if labels is not None else set()
+    """``labels`` as a sorted list, by default every label that occurs.
+
+    Raises:
+        ConfigError: something else than integers >= 0.
+    """
     if labels is None:
-        for one in tracks:
-            found.update(np.unique(one.label).tolist())
-    return sorted(int(label) for label in found)
+        return np.unique(np.concatenate([one.label for one in tracks])).tolist()
+    try:
+        found = as_integers("labels", list(labels))
+    except (ShapeError, TypeError):
+        found = None
+    if found is None or (found < 0).any():
+        raise ConfigError(f"labels must be integers >= 0, got {shown(labels)}")
+    return np.unique(found).tolist()

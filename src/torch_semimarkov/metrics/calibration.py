@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torch_semimarkov.errors import ConfigError, ShapeError
+from torch_semimarkov.given import as_array, as_integers, as_number, shown
 
 # Rows may miss a sum of 1 by the rounding of float32 posteriors.
 _ROUNDING = 1e-3
@@ -61,8 +62,8 @@ def reliability(probabilities: Any, outcomes: Any, bins: int = 10) -> Reliabilit
     >>> found.frequency.tolist(), round(found.ece, 3), round(found.mce, 3)
     ([0.0, 0.5], 0.25, 0.4)
     """
-    if bins < 1:
-        raise ConfigError(f"bins must be >= 1, got {bins}")
+    if not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise ConfigError(f"bins must be an integer >= 1, got {shown(bins)}")
     p, y = _checked(probabilities, outcomes)
     if p.ndim == 2:
         p, y = p.max(1), (p.argmax(1) == y).astype(float)
@@ -107,13 +108,15 @@ def apply_temperature(probabilities: Any, temperature: float) -> np.ndarray:
 
     Raises:
         ConfigError: the temperature is not > 0 and finite.
+        ShapeError: numbers that are no probabilities.
 
     >>> apply_temperature([[0.2, 0.8]], 0.5).round(3).tolist()
     [[0.059, 0.941]]
     """
+    temperature = as_number("temperature", temperature)
     if not 0 < temperature < np.inf:
         raise ConfigError(f"temperature must be > 0 and finite, got {temperature}")
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = _probabilities(probabilities)
     rows = np.stack([1 - p, p], -1) if p.ndim == 1 else p
     scaled = np.exp(_log_tempered(rows, temperature))
     return scaled[:, 1] if p.ndim == 1 else scaled
@@ -161,18 +164,20 @@ def selective_curve(certainty: Any, correct: Any) -> SelectiveCurve:
         correct: (N,), 1 where the prediction is right, else 0; or a share of it.
 
     Raises:
-        ShapeError: not two arrays of one length >= 1, or a NaN in them.
+        ShapeError: not two arrays of one length >= 1, a NaN in them, or no share.
 
     Source: Geifman and El-Yaniv, Selective classification for deep neural networks, NIPS 2017.
 
     >>> selective_curve([0.9, 0.2], [1, 0]).accuracy.tolist()
     [1.0, 0.5]
     """
-    c, y = (np.asarray(x, dtype=np.float64) for x in (certainty, correct))
+    c, y = as_array("certainty", certainty), as_array("correct", correct)
     if c.ndim != 1 or c.shape != y.shape or not len(c):
         raise ShapeError(f"certainty and correct must be (N,), N >= 1, got {c.shape}, {y.shape}")
     if np.isnan(c).any() or np.isnan(y).any():
         raise ShapeError("certainty and correct must be numbers, got NaN")
+    if ((y < 0) | (y > 1)).any():
+        raise ShapeError(f"correct must be within 0..1, got {shown(y)}")
     steps = np.arange(1, len(c) + 1)
     accuracy = np.cumsum(y[np.argsort(-c, kind="stable")]) / steps
     return SelectiveCurve(steps / len(c), accuracy, float((1 - accuracy).mean()))
@@ -195,16 +200,17 @@ def boundary_intervals(boundaries: Any, predicted: Sequence[int], level: float) 
 
     Raises:
         ConfigError: ``level`` out of its range.
-        ShapeError: positions that do not increase or lie outside.
+        ShapeError: positions that are not whole, do not increase or lie outside; numbers that are
+            no probabilities.
 
     >>> boundary_intervals([0, 0.1, 0.2, 0.5, 0.2, 0.1, 0], [3], 0.8).tolist()
     [[2, 4]]
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"level must be between 0 and 1, got {level}")
-    p, at = np.asarray(boundaries, dtype=np.float64), np.asarray(predicted, dtype=int)
-    if p.ndim != 1 or (len(at) and (at[0] < 0 or at[-1] >= len(p) or (np.diff(at) < 1).any())):
-        raise ShapeError(f"predicted must increase within 0..{p.size - 1}, got {at.tolist()}")
+    level = _level(level)
+    p = as_array("boundaries", boundaries)
+    if p.ndim != 1 or not ((p >= -_ROUNDING) & (p <= 1 + _ROUNDING)).all():
+        raise ShapeError(f"boundaries must be (T,) within 0..1, got {shown(boundaries)}")
+    p, at = p.clip(0, 1), _positions("predicted", predicted, len(p))
     found = []
     for t, (first, last) in zip(at, _cells(at, len(p)), strict=True):
         far = np.abs(np.arange(first, last + 1) - t)
@@ -230,16 +236,24 @@ def interval_coverage(
     Returns:
         "coverage" (None without a judged one), "width" (mean, in positions), "judged", "without".
 
+    Raises:
+        ConfigError, ShapeError: as :func:`boundary_intervals`, or not one entry a sequence.
+
     >>> p = [0, 0.1, 0.2, 0.5, 0.2, 0.1, 0]
     >>> interval_coverage([p], [[3]], [[4]], 0.8)["coverage"]
     1.0
     """
-    if not len(boundaries) == len(predicted) == len(true):
-        raise ShapeError("boundaries, predicted and true must have one entry a sequence")
+    level = _level(level)
+    counts = [len(x) if hasattr(x, "__len__") else None for x in (boundaries, predicted, true)]
+    if counts[0] is None or len(set(counts)) > 1:
+        raise ShapeError(
+            f"boundaries, predicted and true must have one entry a sequence, got {counts}"
+        )
     held, widths, without = [], [], 0
     for p, guess, truth in zip(boundaries, predicted, true, strict=True):
-        at, real = np.asarray(guess, dtype=int), np.asarray(truth, dtype=int)
-        spans, cells = boundary_intervals(p, at, level), _cells(at, len(p))
+        spans = boundary_intervals(p, guess, level)
+        at, real = (_positions(n, x, len(p)) for n, x in (("predicted", guess), ("true", truth)))
+        cells = _cells(at, len(p))
         for t, (low, high), (first, last) in zip(at, spans, cells, strict=True):
             widths.append(high - low + 1)
             inside = real[(real >= first) & (real <= last)]
@@ -254,6 +268,20 @@ def interval_coverage(
         "judged": len(held),
         "without": without,
     }
+
+
+def _level(level: float) -> float:
+    level = as_number("level", level)
+    if not 0 < level < 1:
+        raise ConfigError(f"level must be between 0 and 1, got {level}")
+    return level
+
+
+def _positions(name: str, values: Any, length: int) -> np.ndarray:
+    at = as_integers(name, values)
+    if len(at) and (at[0] < 0 or at[-1] >= length or (np.diff(at) < 1).any()):
+        raise ShapeError(f"{name} must increase within 0..{length - 1}, got {shown(at.tolist())}")
+    return at
 
 
 def _cells(at: np.ndarray, length: int) -> list[tuple[int, int]]:
@@ -271,16 +299,20 @@ def _log_tempered(rows: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _checked(probabilities: Any, outcomes: Any) -> tuple[np.ndarray, np.ndarray]:
-    p, y = (np.asarray(x, dtype=np.float64) for x in (probabilities, outcomes))
-    if p.ndim not in (1, 2) or y.shape != p.shape[:1] or not p.size:
-        raise ShapeError(
-            f"probabilities must be (N,) or (N, C) with outcomes (N,), N >= 1, got {p.shape} "
-            f"and {y.shape}"
-        )
+    p, y = _probabilities(probabilities), as_array("outcomes", outcomes)
+    if y.shape != p.shape[:1]:
+        raise ShapeError(f"outcomes must be (N,) = ({len(p)},), got {y.shape}")
     labels = 2 if p.ndim == 1 else p.shape[1]
     if not np.isin(y, np.arange(labels)).all():
         raise ShapeError(f"outcomes must be integers in 0..{labels - 1}")
+    return p, y
+
+
+def _probabilities(probabilities: Any) -> np.ndarray:
+    p = as_array("probabilities", probabilities)
+    if p.ndim not in (1, 2) or not p.size:
+        raise ShapeError(f"probabilities must be (N,) or (N, C), N >= 1, got {p.shape}")
     wrong_sum = p.ndim == 2 and (np.abs(p.sum(1) - 1) > _ROUNDING).any()
     if not ((p >= -_ROUNDING) & (p <= 1 + _ROUNDING)).all() or wrong_sum:
         raise ShapeError("probabilities must be within 0..1, and rows of labels of sum 1")
-    return p.clip(0, 1), y
+    return p.clip(0, 1)

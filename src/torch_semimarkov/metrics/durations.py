@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from torch_semimarkov.errors import ConfigError, ShapeError
+from torch_semimarkov.given import as_array
 from torch_semimarkov.metrics._tracks import (
     SegmentLists,
     Track,
@@ -96,9 +97,9 @@ def _modelled(
         raise ConfigError("with a model, sample_rate must be the same for all sequences")
     rate = rates[0] if len(rates) else 1.0
     if isinstance(model, Mapping):
-        columns = {name: np.asarray(row, dtype=np.float64) for name, row in model.items()}
+        columns = {name: as_array(f"model of label {name}", row) for name, row in model.items()}
     else:
-        table = np.asarray(model, dtype=np.float64)
+        table = as_array("model", model)
         if table.ndim != 2:
             raise ShapeError(f"model must be (K, C), got {table.shape}")
         columns = dict(enumerate(table.T))

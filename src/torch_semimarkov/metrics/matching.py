@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from torch_semimarkov.errors import ShapeError
+from torch_semimarkov.given import as_integers
 from torch_semimarkov.metrics._tracks import Track
 
 SKIP_ROW, SKIP_COLUMN, PAIR = 0, 1, 2
@@ -43,12 +45,23 @@ def match_in_order(
     Returns:
         rows, columns: the matched pairs, both (M,) int64 and increasing.
 
+    Raises:
+        ShapeError: windows that go back or begin below 0, or not one cost a candidate.
+
     >>> rows, columns = match_in_order(np.array([0, 0]), np.array([1, 2]), np.array([2, 0, 3]))
     >>> list(zip(rows.tolist(), columns.tolist()))
     [(0, 0), (1, 1)]
     """
+    named = (("first", first), ("last", last), ("cost", cost))
+    first, last, cost = (as_integers(name, values) for name, values in named)
+    if len(first) != len(last) or any((np.diff(each) < 0).any() for each in (first, last)):
+        raise ShapeError("first and last must be (N,) and not decrease")
     width = np.maximum(last - first, 0)
     keep = np.flatnonzero(width > 0)
+    if (first[keep] < 0).any() or len(cost) != width.sum():
+        raise ShapeError(
+            f"first must be >= 0, and cost ({width.sum()},), one a candidate, got {cost.shape}"
+        )
     lows, highs = first[keep].tolist(), last[keep].tolist()
     # One more pair outweighs every difference in cost; Python integers do not overflow.
     pair_gain = (int(cost.max(initial=0)) + 1) * (len(keep) + 1)
@@ -119,17 +132,19 @@ class GroupKeys:
     """Positions as keys that keep labels and sequences too far apart to be matched.
 
     Args:
+        labels: (L,) int64. All labels, in order.
         count: number of sequences.
         reach: the largest position plus the largest tolerance.
     """
 
-    def __init__(self, count: int, reach: int):
-        self.count = max(count, 1)
+    def __init__(self, labels: np.ndarray, count: int, reach: int):
+        self.labels, self.count = labels, max(count, 1)
         self.stride = 2 * reach + 2
 
     def of(self, track: Track, position: np.ndarray) -> np.ndarray:
         """(N,) int64. Keys of the positions, ordered by label, sequence and position."""
-        return (track.label * self.count + track.sequence) * self.stride + position
+        rank = np.searchsorted(self.labels, track.label)
+        return (rank * self.count + track.sequence) * self.stride + position
 
     @staticmethod
     def ordered(track: Track) -> Track:
@@ -140,7 +155,8 @@ class GroupKeys:
 def grouped(true: Track, predicted: Track, slack: int = 0) -> GroupKeys:
     """Keys for a pair of tracks and a largest tolerance of ``slack`` positions."""
     longest = max(true.end.max(initial=0), predicted.end.max(initial=0))
-    return GroupKeys(true.count, int(longest) + slack)
+    labels = np.unique(np.concatenate((true.label, predicted.label)))
+    return GroupKeys(labels, true.count, int(longest) + slack)
 
 
 def match_within(true: Track, predicted: Track, tolerance: np.ndarray, groups: GroupKeys) -> Pairs:

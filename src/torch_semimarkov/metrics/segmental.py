@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.given import as_number
 from torch_semimarkov.metrics._tracks import (
     SegmentLists,
     Track,
@@ -83,9 +84,11 @@ def segment_scores(
     scale = units(sample_rate, unit, truth.count)
     if tolerance is not None and iou is not None:
         raise ConfigError("give tolerance or iou, not both")
-    if iou is not None and not 0 < iou <= 1:
-        raise ConfigError(f"iou must be in (0, 1], got {iou}")
-    slack = scale.tolerance(tolerance or 0)
+    if iou is not None:
+        iou = as_number("iou", iou)
+        if not 0 < iou <= 1:
+            raise ConfigError(f"iou must be in (0, 1], got {iou}")
+    slack = scale.tolerance(0 if tolerance is None else tolerance)
     names = chosen_labels(labels, truth, guess)
     matched = _matched_labels(truth, guess, slack, iou)
     per_label = {}

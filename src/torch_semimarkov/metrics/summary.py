@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.given import LabelNames, as_mapping, as_number, names_of, shown
 from torch_semimarkov.metrics._tracks import SegmentLists, chosen_labels, track_pair, units
 from torch_semimarkov.metrics.boundaries import KINDS, boundary_scores
 from torch_semimarkov.metrics.durations import duration_calibration
 from torch_semimarkov.metrics.positions import label_f1, position_accuracy
 from torch_semimarkov.metrics.segmental import label_edit_rate, segment_scores
 
-LabelNames = Sequence[str] | Mapping[int, str] | None
 LABELLED = ("per_label",)
 
 
@@ -52,7 +52,9 @@ def evaluate_segmentations(
     1.0
     """
     truth, guess = track_pair(true, predicted)
-    tolerances = list(tolerance) if isinstance(tolerance, Iterable) else [tolerance]
+    several = isinstance(tolerance, Sequence) and not isinstance(tolerance, str)
+    tolerances = [as_number("tolerance", x) for x in (tolerance if several else [tolerance])]
+    iou = as_number("iou", iou)
     names = _names(label_names, chosen_labels(None, truth, guess))
     time: dict[str, Any] = {"sample_rate": sample_rate, "unit": unit}
     segments = {
@@ -82,13 +84,7 @@ def evaluate_segmentations(
 
 
 def _names(label_names: LabelNames, labels: list[int]) -> dict[str, str]:
-    if label_names is None:
-        return {str(label): str(label) for label in labels}
-    given = label_names if isinstance(label_names, Mapping) else dict(enumerate(label_names))
-    missing = [label for label in labels if label not in given]
-    if missing:
-        raise ConfigError(f"label_names has no name for labels {missing}")
-    named = {str(label): str(given[label]) for label in labels}
+    named = {str(label): name for label, name in names_of(labels, label_names).items()}
     if len(set(named.values())) < len(named):
         raise ConfigError(f"label_names must differ from each other, got {list(named.values())}")
     return named
@@ -110,8 +106,11 @@ def segment_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         summary: what :func:`evaluate_segmentations` returns. The last row is all labels together.
+
+    Raises:
+        ConfigError: something else.
     """
-    kinds = summary["segments"]
+    kinds = _evaluated(summary)["segments"]
     exact, positions = kinds["exact"], summary["positions"]
     rows = []
     for label, score in exact["per_label"].items():
@@ -129,8 +128,11 @@ def boundary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         summary: what :func:`evaluate_segmentations` returns. The last rows are all boundaries.
+
+    Raises:
+        ConfigError: something else.
     """
-    rows = []
+    summary, rows = _evaluated(summary), []
     for tolerance, kinds in summary["boundaries"].items():
         for label in kinds["onset"]["per_label"]:
             for kind in ("onset", "offset"):
@@ -138,6 +140,15 @@ def boundary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 rows.append(_boundary_row(label, kind, tolerance, score, summary["unit"]))
         rows.append(_boundary_row("all", "any", tolerance, kinds["any"]["micro"], summary["unit"]))
     return rows
+
+
+def _evaluated(summary: Any) -> Mapping[str, Any]:
+    expected = "what evaluate_segmentations returns"
+    summary = as_mapping("summary", summary, expected)
+    missing = [key for key in ("segments", "boundaries", "positions", "unit") if key not in summary]
+    if missing:
+        raise ConfigError(f"summary must be {expected}, it lacks {missing}")
+    return summary
 
 
 def _boundary_row(
@@ -167,7 +178,10 @@ def format_table(
         rows: one mapping per row; a missing key is undefined.
         columns: keys to show, in order, or a mapping from key to heading; default the keys of
             all rows in the order of their appearance.
-        digits: digits after the point of floats.
+        digits: digits after the point of floats, >= 0.
+
+    Raises:
+        ConfigError: no list of mappings, or digits out of range.
 
     >>> print(format_table([{"label": "P", "F1": 0.5}, {"label": "QRS", "F1": None}]))
     label     F1
@@ -175,13 +189,17 @@ def format_table(
     P      0.500
     QRS        -
     """
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise ConfigError(f"rows must be a list of mappings, got {shown(rows)}")
+    if not isinstance(digits, int) or digits < 0:
+        raise ConfigError(f"digits must be an integer >= 0, got {shown(digits)}")
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     headings = dict(columns) if isinstance(columns, Mapping) else {key: key for key in columns}
     table = []
     for key, heading in headings.items():
         values = [row.get(key) for row in rows]
-        cells = [heading, *(_cell(value, digits) for value in values)]
+        cells = [str(heading), *(_cell(value, digits) for value in values)]
         width = max(len(cell) for cell in cells)
         text = any(isinstance(value, str) for value in values)
         lined = [cell.ljust(width) if text else cell.rjust(width) for cell in cells]

@@ -1,18 +1,16 @@
-"""Colours, names of labels and empty figures shared by the plots."""
+"""Colours, legends and empty figures shared by the plots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torch_semimarkov.errors import ConfigError, ShapeError, UnsupportedError
+from torch_semimarkov.errors import ConfigError, UnsupportedError
+from torch_semimarkov.given import as_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LabelNames = Sequence[str] | Mapping[int, str] | None
 
 # Okabe and Ito 2008: told apart under every common colour blindness. Black is left for lines.
 PALETTE = ("#56B4E9", "#D55E00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#E69F00")
@@ -86,40 +84,11 @@ def legend_above(figure: Figure, handles: list[Any], title: str | None = None) -
     )
 
 
-def names_of(labels: Iterable[int], label_names: LabelNames) -> dict[int, str]:
-    """The name of each label, by default its number.
-
-    >>> names_of([1], ["P", "QRS"])
-    {1: 'QRS'}
-    """
-    wanted = sorted({int(label) for label in labels})
-    if label_names is None:
-        return {label: str(label) for label in wanted}
-    given = label_names if isinstance(label_names, Mapping) else dict(enumerate(label_names))
-    missing = [label for label in wanted if label not in given]
-    if missing:
-        raise ConfigError(f"label_names has no name for labels {missing}")
-    return {label: str(given[label]) for label in wanted}
-
-
-def as_array(name: str, values: Any) -> np.ndarray:
-    """Numbers as float64; tensors are detached and brought to the CPU.
-
-    Raises:
-        ShapeError: the values are not an array of numbers.
-    """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"{name} must be an array of numbers: {error}") from error
-
-
 def checked_rate(sample_rate: float | None) -> float:
     """Positions per unit of the time axis; 1 without a sample rate."""
     if sample_rate is None:
         return 1.0
-    if not (np.isfinite(sample_rate) and sample_rate > 0):
+    rate = as_number("sample_rate", sample_rate)
+    if not (np.isfinite(rate) and rate > 0):
         raise ConfigError(f"sample_rate must be > 0, got {sample_rate}")
-    return float(sample_rate)
+    return rate

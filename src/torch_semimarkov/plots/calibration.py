@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch_semimarkov.errors import ConfigError
-from torch_semimarkov.plots._style import FONT_SIZE, LINE, PALETTE, as_array, dress, empty_figure
+from torch_semimarkov.given import as_array, as_mapping, shown
+from torch_semimarkov.plots._style import FONT_SIZE, LINE, PALETTE, dress, empty_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,12 +31,12 @@ def plot_reliability(
         legend_title: heading of the names.
 
     Raises:
-        ConfigError: no curve.
+        ConfigError: no curve, or something else.
         UnsupportedError: matplotlib is not installed.
     """
     lines = {
         f"{name} (ECE {curve.ece:.3f})": (curve.confidence, curve.frequency)
-        for name, curve in curves.items()
+        for name, curve in _results(curves, "reliability", ("ece", "confidence", "frequency"))
     }
     figure = _draw(lines, ("predicted probability", "observed frequency"), title, diagonal=True)
     axis, any_few = figure.axes[0], False
@@ -61,10 +62,15 @@ def plot_coverage(curves: Mapping[str, Mapping[float, float]], title: str | None
         title: heading of the picture.
 
     Raises:
-        ConfigError: no curve.
+        ConfigError: no curve, or something else.
         UnsupportedError: matplotlib is not installed.
     """
-    lines = {name: (list(curve), list(curve.values())) for name, curve in curves.items()}
+    lines = {}
+    for name, curve in as_mapping("curves", curves, "curves by name").items():
+        levels = as_mapping(f"curves[{name!r}]", curve, "a mapping from level to coverage")
+        if not levels:
+            raise ConfigError(f"curves[{name!r}] must hold at least one level")
+        lines[name] = list(levels), list(levels.values())
     return _draw(lines, ("level of the interval", "coverage"), title, diagonal=True)
 
 
@@ -76,11 +82,23 @@ def plot_selective(curves: Mapping[str, Any], title: str | None = None) -> Figur
         title: heading of the picture.
 
     Raises:
-        ConfigError: no curve.
+        ConfigError: no curve, or something else.
         UnsupportedError: matplotlib is not installed.
     """
-    lines = {name: (curve.coverage, curve.accuracy) for name, curve in curves.items()}
+    results = _results(curves, "selective_curve", ("coverage", "accuracy"))
+    lines = {name: (curve.coverage, curve.accuracy) for name, curve in results}
     return _draw(lines, ("share kept, most certain first", "accuracy"), title, diagonal=False)
+
+
+def _results(curves: Any, metric: str, parts: Sequence[str]) -> list[tuple[str, Any]]:
+    """The curves by name, if each is a result of that metric."""
+    named = list(as_mapping("curves", curves, f"results of metrics.{metric} by name").items())
+    for name, curve in named:
+        if not all(hasattr(curve, part) for part in parts):
+            raise ConfigError(
+                f"curves[{name!r}] must be a result of metrics.{metric}, got {shown(curve)}"
+            )
+    return named
 
 
 def _draw(

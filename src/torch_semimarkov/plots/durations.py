@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torch_semimarkov.errors import ShapeError
+from torch_semimarkov.errors import ConfigError, ShapeError
+from torch_semimarkov.given import LabelNames, as_array, as_mapping, names_of, shown
 from torch_semimarkov.plots._style import (
     FONT_SIZE,
     LINE,
-    LabelNames,
-    as_array,
     checked_rate,
     dress,
     empty_figure,
     legend_above,
     look,
-    names_of,
 )
 
 if TYPE_CHECKING:
@@ -47,10 +45,11 @@ def plot_durations(
         title: heading of the picture.
 
     Raises:
+        ConfigError: something else than durations by label.
         ShapeError: no labels, a duration below 1, or a model that is not as above.
         UnsupportedError: matplotlib is not installed.
     """
-    durations = {int(k): as_array("observed", v).ravel() for k, v in observed.items()}
+    durations = _observed(observed)
     rows = _model_rows(model)
     _check(durations, rows)
     scale = 1000.0 / checked_rate(sample_rate) if sample_rate is not None else 1.0
@@ -71,6 +70,17 @@ def plot_durations(
     return figure
 
 
+def _observed(observed: Any) -> dict[int, np.ndarray]:
+    by_label = as_mapping("observed", observed, "a mapping from label to durations")
+    wrong = [x for x in by_label if not isinstance(x, (int, np.integer)) or x < 0]
+    if wrong:
+        raise ConfigError(f"labels of observed must be integers >= 0, got {shown(wrong[0])}")
+    return {
+        int(label): as_array(f"observed durations of label {label}", values).ravel()
+        for label, values in by_label.items()
+    }
+
+
 def _model_rows(model: Any) -> dict[int, np.ndarray]:
     if model is None:
         return {}
@@ -86,8 +96,9 @@ def _check(durations: dict[int, np.ndarray], rows: dict[int, np.ndarray]) -> Non
     if not durations:
         raise ShapeError("observed must hold at least one label")
     for label, values in durations.items():
-        if not bool((values >= 1).all()):
-            raise ShapeError(f"observed durations of label {label} must be >= 1")
+        whole = np.isfinite(values) & (values == np.rint(values))
+        if not bool((whole & (values >= 1)).all()):
+            raise ShapeError(f"observed durations of label {label} must be whole numbers >= 1")
     for label, row in rows.items():
         if row.ndim != 1 or not bool((np.isfinite(row) & (row >= 0)).all()):
             raise ShapeError(f"model of label {label} must be (K,) numbers >= 0, got {row.shape}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.given import as_number, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,14 +25,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
     Args:
         figure: a matplotlib figure.
         path: ends in .png, .svg or .pdf; its folder exists.
-        dpi: dots per inch of a .png.
+        dpi: dots per inch of a .png, > 0.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: an unknown ending, or no such folder.
+        ConfigError: no figure, an unknown ending, no such folder, or a dpi out of its range.
     """
+    if not hasattr(figure, "savefig"):
+        raise ConfigError(f"figure must be a figure of matplotlib, got {shown(figure)}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"path must be text or a path, got {shown(path)}")
+    if not 0 < as_number("dpi", dpi) < float("inf"):
+        raise ConfigError(f"dpi must be > 0, got {dpi}")
     target = Path(path)
     ending = target.suffix.lower()
     if ending not in ENDINGS:

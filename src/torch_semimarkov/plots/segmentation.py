@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torch_semimarkov.errors import ShapeError, raise_all
+from torch_semimarkov.given import LabelNames, as_array, names_of, shown
 from torch_semimarkov.plots._style import (
     FONT_SIZE,
     LINE,
     PALETTE,
-    LabelNames,
-    as_array,
     checked_rate,
     dress,
     empty_figure,
     legend_above,
     look,
-    names_of,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +29,8 @@ MAX_AREAS = 7
 MAX_LEGEND = 28
 MAX_COLUMNS = 5000
 MAX_EDGES = 300
+# Probabilities may leave 0..1 by the rounding of float32.
+ROUNDING = 1e-3
 HEIGHTS = {"signal": 2.2, "true": 0.55, "decoded": 0.55, "posterior": 1.5, "boundaries": 1.0}
 
 
@@ -62,9 +62,11 @@ def plot_segmentation(
         title: heading of the picture.
 
     Raises:
-        ShapeError: the arrays do not fit together, or a segment ends after T.
+        ShapeError: the arrays do not fit together, posterior or boundaries are no probabilities,
+            or a segment overlaps the one before it or ends after T.
         UnsupportedError: matplotlib is not installed.
     """
+    true, decoded = _strip("true", true), _strip("decoded", decoded)
     arrays = _checked(signal, true, decoded, posterior, boundaries)
     rate = checked_rate(sample_rate)
     labels = {label for strip in (true, decoded) for _, _, label in strip or ()}
@@ -98,6 +100,21 @@ def plot_segmentation(
     return figure
 
 
+def _strip(name: str, segments: Any) -> SegmentList | None:
+    """The segments as tuples of integers; None if there is no such strip."""
+    if segments is None:
+        return None
+    try:
+        table = as_array(name, [tuple(entry) for entry in segments])
+    except (ShapeError, TypeError):
+        table = None
+    if table is not None and not table.size:
+        return []
+    if table is None or table.ndim != 2 or table.shape[1] != 3 or (table != np.rint(table)).any():
+        raise ShapeError(f"{name} must hold integers (start, end, label), got {shown(segments)}")
+    return [(int(start), int(end), int(label)) for start, end, label in table]
+
+
 def _checked(
     signal: Any,
     true: SegmentList | None,
@@ -105,6 +122,8 @@ def _checked(
     posterior: Any,
     boundaries: Any,
 ) -> dict[str, np.ndarray]:
+    if signal is None:
+        raise ShapeError("signal must be (T,) or (T, D), got None")
     given = {"signal": signal, "posterior": posterior, "boundaries": boundaries}
     arrays = {name: as_array(name, value) for name, value in given.items() if value is not None}
     if arrays["signal"].ndim == 1:
@@ -117,13 +136,18 @@ def _checked(
         array = arrays.get(name)
         if array is not None and (array.ndim != shape or len(array) != T or 0 in array.shape):
             problems.append(f"{name} must be {wanted}, got {array.shape}")
+        elif array is not None and not bool(((array > -ROUNDING) & (array < 1 + ROUNDING)).all()):
+            problems.append(f"{name} must be probabilities within 0..1, got {shown(array)}")
     for name, strip in (("true", true), ("decoded", decoded)):
-        wrong = [tuple(s) for s in strip or () if len(s) != 3 or not 0 <= s[0] < s[1] <= T]
-        if wrong:
-            problems.append(
-                f"{name} must hold (start, end, label) with 0 <= start < end <= T = {T}, "
-                f"got {wrong[0]}"
-            )
+        before = 0
+        for start, end, label in strip or ():
+            if not before <= start < end <= T or label < 0:
+                problems.append(
+                    f"{name} must hold sorted (start, end, label) without overlap, label >= 0 and "
+                    f"0 <= start < end <= T = {T}, got {(start, end, label)}"
+                )
+                break
+            before = end
     raise_all(ShapeError, "a picture of one sequence does not fit together", problems)
     return arrays
 
@@ -212,7 +236,7 @@ def _draw_boundaries(axis: Any, boundaries: np.ndarray, edges: np.ndarray) -> No
     boundaries = np.maximum.reduceat(boundaries, first)
     axis.fill_between(edges[first], boundaries, color="#999999", linewidth=0)
     axis.plot(edges[first], boundaries, color=LINE, linewidth=1.0)
-    axis.set_ylim(0, max(1.0, float(np.nanmax(boundaries))) * 1.05)
+    axis.set_ylim(0, 1.05)
     axis.set_yticks([0, 1])
     axis.set_ylabel("P(start)")
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torch_semimarkov.errors import ConfigError
+from torch_semimarkov.errors import ConfigError, ShapeError
+from torch_semimarkov.given import as_array, shown
 from torch_semimarkov.plots._style import FONT_SIZE, LINE, PALETTE, dress, empty_figure
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def plot_training(
         title: heading of the picture.
 
     Raises:
-        ConfigError: no curve to draw, an unknown key, or lists of different lengths.
+        ConfigError: no curve to draw, an unknown key, something else than numbers, or lists of
+            different lengths.
         UnsupportedError: matplotlib is not installed.
     """
     curves = _columns(history)
@@ -45,11 +47,11 @@ def plot_training(
     if len({len(values) for values in curves.values()}) > 1:
         raise ConfigError("history: all lists must have the same length")
     step = next((name for name in AXES if name in curves), None)
-    x = curves[step] if step else np.arange(1, len(curves[keys[0]]) + 1)
+    x = _numbers(step, curves[step]) if step else np.arange(1, len(curves[keys[0]]) + 1)
     figure = empty_figure(8, 4)
     axis = figure.subplots()
     for i, name in enumerate(keys):
-        _draw(axis, x, curves[name], name, i)
+        _draw(axis, x, _numbers(name, curves[name]), name, i)
     axis.set_xlabel(step or "epoch")
     axis.set_ylabel("loss")
     axis.legend(fontsize=FONT_SIZE - 1, frameon=False)
@@ -58,17 +60,27 @@ def plot_training(
     return figure
 
 
-def _columns(history: Any) -> dict[str, np.ndarray]:
-    if isinstance(history, Mapping):
-        rows = {name: list(values) for name, values in history.items()}
-    else:
+def _columns(history: Any) -> dict[str, list[Any]]:
+    try:
+        if isinstance(history, Mapping):
+            return {name: list(values) for name, values in history.items()}
         names = dict.fromkeys(name for row in history for name in row)
-        rows = {name: [row.get(name) for row in history] for name in names}
-    return {name: np.array([_number(v) for v in values]) for name, values in rows.items()}
+        return {name: [row.get(name) for row in history] for name in names}
+    except (AttributeError, TypeError):
+        raise ConfigError(
+            f"history must be one mapping per epoch or one list per name, got {shown(history)}"
+        ) from None
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float, np.number)) else float("nan")
+def _numbers(name: str, values: list[Any]) -> np.ndarray:
+    """One number per row, NaN where there is none."""
+    try:
+        numbers = as_array(name, values)
+    except ShapeError as error:
+        raise ConfigError(f"history: {error}") from None
+    if numbers.ndim != 1:
+        raise ConfigError(f"history: {name} must be (N,) numbers, got {numbers.shape}")
+    return numbers
 
 
 def _draw(axis: Any, x: np.ndarray, y: np.ndarray, name: str, index: int) -> None:
