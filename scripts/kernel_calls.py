@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from torch_semimarkov.backends import triton as backend
+from torch_semimarkov.backends.triton import launch_walk
 from torch_semimarkov.potentials import Potentials
 
 FLAGS = ("start-end", "boundary", "per-duration")
@@ -77,6 +78,13 @@ def launch_all(call: Call) -> None:
     backend.forward(p, "log", False, None)
     backend.forward(p, "max", False, None)
     backend.viterbi(p)
+    if "per-duration" not in call.flags:
+        backend.messages(p)
+        backend.max_marginals(p)
+    # a call of ``sample`` would read how many segments there are
+    walks = launch_walk.Walks(p, 1000, 1 << 40)
+    walks.count()
+    walks.table(50)
     for interval in (None, 100):
         value, kept = backend.forward(p, "log", True, interval)
         backend.backward(p, value, kept, torch.ones_like(value))
