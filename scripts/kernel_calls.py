@@ -42,7 +42,11 @@ class Call:
 
 
 USUAL = Call(default=True)
-QUICK = (USUAL, replace(USUAL, dtype=torch.float64, default=False))
+QUICK = (
+    USUAL,
+    replace(USUAL, dtype=torch.float64, default=False),
+    replace(USUAL, flags=("per-duration",)),
+)
 
 
 def all_calls() -> Iterator[Call]:
@@ -78,8 +82,8 @@ def launch_all(call: Call) -> None:
     backend.forward(p, "log", False, None)
     backend.forward(p, "max", False, None)
     backend.viterbi(p)
-    if "per-duration" not in call.flags:
-        backend.messages(p)
+    backend.messages(p)
+    if not p.per_duration:
         backend.max_marginals(p)
     # a call of ``sample`` would read how many segments there are
     walks = launch_walk.Walks(p, 1000, 1 << 40)

@@ -70,7 +70,6 @@ PICKS = {
 SKIPS: tuple[str, ...] = (
     "the interpreter takes the place of the compiler",
     "has no geometric tail",
-    r"has no messages for \(K, C, C\) transitions",
 )
 _HALF = re.compile("float16")
 

@@ -1,5 +1,7 @@
 """Samples, messages and max-marginals of the triton backend on a GPU at full size."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from factory import Size, make_inputs
@@ -12,7 +14,6 @@ from torch_semimarkov.functional import (
     segment_score,
     viterbi,
 )
-from torch_semimarkov.segments import Segments
 
 # A name -> full size, reduced size.
 SIZES = {
@@ -111,4 +112,16 @@ def test_probabilities_of_segments_agree_with_float64(place, dtype, size):
         found = segment_marginals(asked, **place.ready(inputs))
     truth = segment_marginals(asked.to("cpu"), **wide(inputs), backend="cpu")
     compare(found, truth, rtol=0.0, atol=LIMITS[dtype][1])
-    assert Segments.from_list(asked[0].to_list()) == asked[0].to("cpu")
+
+
+@for_each_place
+@for_float_types
+def test_probabilities_of_segments_agree_where_transitions_go_by_duration(place, dtype):
+    inputs = make_inputs(place.pick(*PER_DURATION), dtype, "all")
+    asked = drawn_at(place, place.ready(inputs), 2)
+    # the cpu backend has no such messages
+    home = nullcontext() if place.backend == "cpu" else runs_at(place)
+    with home:
+        found = segment_marginals(asked, **place.ready(inputs))
+    truth = segment_marginals(asked.to("cpu"), **wide(inputs), backend="reference")
+    compare(found, truth, rtol=0.0, atol=LIMITS[dtype][1])

@@ -81,6 +81,24 @@ def test_messages_and_max_marginals_are_those_of_the_reference(size, dtype, flag
     agree(questions(p), truth_of(p), 1e-11 if dtype == torch.float64 else 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype", "flags"),
+    [
+        (Size((6, 4, 1), K=3, C=3, padding=1), torch.float64, "all"),
+        (Size((3, 4), K=9, C=9), torch.float32, "per-duration"),
+    ],
+    ids=str,
+)
+def test_messages_by_duration_are_those_of_the_reference(size, dtype, flags):
+    p = potentials(size, dtype, flags)
+    found, truth = backend.messages(p), reference.messages(p.map_terms(lambda x: x.double()))
+    limit, inside = 1e-11 if dtype == torch.float64 else 1e-5, p.inside()[..., None]
+    for one, other, mask in zip(found, truth, (inside, inside[..., None]), strict=True):
+        assert one.dtype == torch.float64
+        other = torch.where(mask, other, -torch.inf)
+        torch.testing.assert_close(one, other, rtol=limit, atol=limit)
+
+
 def test_blocks_of_positions_and_of_labels_change_no_bit_of_a_max_marginal():
     p = potentials(Size((18, 9), K=5, C=3), flags="forbidden")
     whole = backend.max_marginals(p)
@@ -196,12 +214,11 @@ def test_samples_compile_in_one_graph_and_are_those_of_the_call():
 # What it cannot run
 
 
-def test_transitions_by_duration_have_samples_and_no_messages():
+def test_transitions_by_duration_have_samples_and_messages_and_no_max_marginals():
     p = potentials(SIZES[4], flags="all", junk=0.0)
-    assert backend.reasons_against("sample", p) == []
-    for op in ("messages", "max_marginals"):
-        reasons = backend.reasons_against(op, p)
-        assert reasons == [f"has no {op} for (K, C, C) transitions"]
+    assert backend.reasons_against("sample", p) == backend.reasons_against("messages", p) == []
+    reasons = backend.reasons_against("max_marginals", p)
+    assert reasons == ["has no max_marginals for (K, C, C) transitions"]
 
 
 def test_nothing_of_this_has_a_tail():
@@ -215,5 +232,5 @@ def test_a_pinned_call_runs_here_or_says_why_not():
     with runs_on(BACKEND):
         max_marginals(**inputs)
     assert "x 4 in registers" in explain(**inputs, op="max_marginals", backend=BACKEND).variant
-    with pytest.raises(UnsupportedError, match=r"triton: has no messages for \(K, C, C\)"):
-        dispatch.messages(potentials(SIZES[4], flags="all", junk=0.0), BACKEND)
+    with pytest.raises(UnsupportedError, match=r"triton: has no max_marginals for \(K, C, C\)"):
+        dispatch.max_marginals(potentials(SIZES[4], flags="all", junk=0.0), BACKEND)

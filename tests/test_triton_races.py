@@ -97,18 +97,19 @@ def call_split(operation):
 
 def call_posterior(operation, flags):
     """The same for samples of two turns of durations, messages and max-marginals."""
-    p = Potentials(**make_inputs(Size((6, 1, 4), K=5, C=3), torch.float32, flags)).canonical()
+    p = Potentials(**make_inputs(Size((4, 1), K=3, C=2), torch.float32, flags)).canonical()
 
     def run():
-        with mock.patch.multiple(launch_walk, LANES=2, PAIR_LANES=2, ENTRIES=4, PAIR_ENTRIES=8):
-            return getattr(backend, operation)(p, *((3, 1) if operation == "sample" else ()))
+        with mock.patch.multiple(launch_walk, LANES=2, PAIR_LANES=2, ENTRIES=2, PAIR_ENTRIES=4):
+            return getattr(backend, operation)(p, *((2, 1) if operation == "sample" else ()))
 
     return run
 
 
 OTHERS = [
     *[(f"sample-{flags}", call_posterior, ("sample", flags)) for flags in ("boundary", "all")],
-    *[(name, call_posterior, (name, "forbidden")) for name in ("messages", "max_marginals")],
+    *[(f"messages-{flags}", call_posterior, ("messages", flags)) for flags in ("forbidden", "all")],
+    ("max-marginals", call_posterior, ("max_marginals", "forbidden")),
     *[(f"split-{operation}", call_split, (operation,)) for operation in OPERATIONS[:4]],
     *[(f"edges-{semiring}", call_edges, (semiring,)) for semiring in ("log", "max")],
     *[

@@ -59,6 +59,7 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C)", "none"),
     "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C)", "O(T C)"),
 }
@@ -78,8 +79,8 @@ def reasons_against(
         reasons += [problem for problem in (triton_problem(),) if problem]
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op in ("messages", "max_marginals") and getattr(p, "per_duration", False):
-        reasons.append(f"has no {op} for (K, C, C) transitions")
+    if op == "max_marginals" and getattr(p, "per_duration", False):
+        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if p.C > MOST_LABELS:
@@ -197,11 +198,15 @@ def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor,
 
 
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
-    """``alpha`` and ``entering`` (B, T, C) float64 in nats; -inf past the lengths."""
-    from torch_semimarkov.backends.triton import launch_posterior
+    """``alpha`` and ``entering`` (B, T, C) float64 in nats; -inf past the lengths.
 
+    With (K, C, C) transitions ``entering`` is (B, T, K, C), by last position and duration.
+    """
+    from torch_semimarkov.backends.triton import launch_posterior, per_duration_messages
+
+    part = per_duration_messages if potentials.per_duration else launch_posterior
     with torch.cuda.device_of(potentials.scores):
-        return launch_posterior.messages(potentials)
+        return part.messages(potentials)
 
 
 def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:

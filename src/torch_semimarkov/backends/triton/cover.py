@@ -28,9 +28,10 @@ def cover_kernel(
     LABELS: tl.constexpr,
 ):
     """Fill POSITIONS positions and LABELS labels of one sequence."""
-    i_b = tl.program_id(0).to(tl.int64)
-    first = tl.program_id(1) * POSITIONS
-    i_c = tl.program_id(2) * LABELS + tl.arange(0, LABELS)[None, :]
+    blocks = (T + POSITIONS - 1) // POSITIONS
+    i_b = (tl.program_id(0) // blocks).to(tl.int64)
+    first = tl.program_id(0) % blocks * POSITIONS
+    i_c = tl.program_id(1) * LABELS + tl.arange(0, LABELS)[None, :]
     i_slot = tl.arange(0, K_PAD)[:, None]
     m_c = i_c < C
     length = tl.load(p_lengths + i_b).to(tl.int32)

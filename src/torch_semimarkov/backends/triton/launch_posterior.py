@@ -54,7 +54,7 @@ def cover(p: Potentials, rows: Tensor, opened: Tensor, closed: Tensor) -> Tensor
     labels = min(power_of_two(C), LABELS, max(1, ENTRIES // K_PAD))
     positions = max(K_PAD, POSITIONS)
     found = torch.full_like(opened, -torch.inf)
-    grid = p.B, up(p.T, positions) // positions, up(C, labels) // labels
+    grid = p.B * (up(p.T, positions) // positions), up(C, labels) // labels
     cover_kernel[grid](
         rows, p.duration_bias, p.lengths, opened, closed, found, p.T, K, C,
         POSITIONS=positions, K_PAD=K_PAD, LABELS=labels,
