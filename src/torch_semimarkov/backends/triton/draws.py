@@ -48,12 +48,14 @@ def draw(b_logs, b_point, KIND: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
-def either(b_choice, b_top, b_total, b_other, b_other_top, b_other_total, b_point):
+def either(
+    b_choice, b_top, b_total, b_other, b_other_top, b_other_total, b_point, KIND: tl.constexpr
+):
     """One of two choices, by the weights of what they were drawn from; the weight of both."""
     b_highest = tl.maximum(b_top, b_other_top)
     b_base = finite(b_highest)
-    b_others = b_other_total * tl.exp(b_other_top - b_base)
-    b_all = b_total * tl.exp(b_top - b_base) + b_others
+    b_others = b_other_total * tl.exp((b_other_top - b_base).to(KIND))
+    b_all = b_total * tl.exp((b_top - b_base).to(KIND)) + b_others
     return tl.where(b_point * b_all < b_others, b_other, b_choice), b_highest, b_all
 
 
@@ -71,4 +73,4 @@ def take_turn(
     else:
         b_keep = b_point * 0.0
     b_entry, b_best, b_sum = draw(b_logs, b_point, KIND, LANES)
-    return either(b_choice, b_top, b_total, first + b_entry, b_best, b_sum, b_keep)
+    return either(b_choice, b_top, b_total, first + b_entry, b_best, b_sum, b_keep, KIND)

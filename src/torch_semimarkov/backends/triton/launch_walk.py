@@ -17,7 +17,7 @@ from torch_semimarkov.segments import PAD
 # Entries of a program's tile at most, of samples by durations or labels, and of its durations; with
 # (K, C, C) transitions of samples by durations by sources. A program is one warp, so no draw waits.
 ENTRIES, LANES = 128, 128
-PAIR_ENTRIES, PAIR_LANES, SOURCES = 256, 32, 8
+PAIR_ENTRIES, PAIR_LANES, SOURCES = 128, 32, 4
 
 
 class Walks:
