@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from torch_semimarkov.backends import triton as backend
+from torch_semimarkov.backends.triton import launch_walk
 from torch_semimarkov.potentials import Potentials
 
 FLAGS = ("start-end", "boundary", "per-duration")
@@ -41,7 +42,11 @@ class Call:
 
 
 USUAL = Call(default=True)
-QUICK = (USUAL, replace(USUAL, dtype=torch.float64, default=False))
+QUICK = (
+    USUAL,
+    replace(USUAL, dtype=torch.float64, default=False),
+    replace(USUAL, flags=("per-duration",)),
+)
 
 
 def all_calls() -> Iterator[Call]:
@@ -77,6 +82,13 @@ def launch_all(call: Call) -> None:
     backend.forward(p, "log", False, None)
     backend.forward(p, "max", False, None)
     backend.viterbi(p)
+    backend.messages(p)
+    if not p.per_duration:
+        backend.max_marginals(p)
+    # a call of ``sample`` would read how many segments there are
+    walks = launch_walk.Walks(p, 1000, 1 << 40)
+    walks.count()
+    walks.table(50)
     for interval in (None, 100):
         value, kept = backend.forward(p, "log", True, interval)
         backend.backward(p, value, kept, torch.ones_like(value))

@@ -15,7 +15,8 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
 fi
 
 status=0
-"$python" -m pytest -q -m gpu tests/test_gpu_*.py tests/test_triton_*.py tests/test_contract_*.py "$@" || status=$?
+"$python" -m pytest -q -m gpu tests/test_gpu_*.py tests/test_triton_*.py tests/test_contract_*.py \
+    tests/test_sample.py tests/test_posterior_questions.py "$@" || status=$?
 
 # It slows every access down by orders of magnitude, so it sees a small case.
 if command -v compute-sanitizer >/dev/null 2>&1; then

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov import dispatch
-from torch_semimarkov.dispatch import run
+from torch_semimarkov.dispatch import queries, run
 from torch_semimarkov.errors import UnsupportedError
 from torch_semimarkov.segments import Segments
 
@@ -126,7 +126,11 @@ def runs_on(backend: str) -> Iterator[None]:
         ran.append(chosen.NAME)
         return chosen
 
-    with mock.patch.object(run, "choose", spy), dispatch.use_backend(backend):
+    with (
+        mock.patch.object(run, "choose", spy),
+        mock.patch.object(queries, "choose", spy),
+        dispatch.use_backend(backend),
+    ):
         try:
             yield
         except UnsupportedError as error:

@@ -44,6 +44,18 @@ PICKS = {
         "test_an_impossible_sequence_is_an_error_that_names_it": 1,
         "test_the_result_carries_no_graph_and_fits_its_width": 1,
     },
+    "test_sample.py": {
+        "test_frequencies_are_the_enumerated_probabilities": 4,
+        "test_the_chi_squared_test_bites": 1,
+        "test_padding_never_reaches_a_sample": 1,
+        "test_a_generator_makes_samples_reproducible": 1,
+        "test_an_impossible_sequence_is_an_error_that_names_it": 1,
+    },
+    "test_posterior_questions.py": {
+        "test_the_probability_of_a_segment_is_that_of_all_segmentations_with_it": 2,
+        "test_the_posterior_of_the_duration_at_a_position": 4,
+        "test_max_marginals_are_the_best_of_what_has_it": 2,
+    },
     "test_contract_derivatives.py": {
         "test_checkpoints_change_neither_value_nor_gradient": 3,
         "test_the_gradient_of_a_loss_passes_gradcheck": 2,

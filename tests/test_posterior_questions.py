@@ -6,7 +6,17 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from factory import LARGER_SIZES, SIZE, Size, make_inputs, oracles, runs_on, to_sequence
+from factory import (
+    LARGER_SIZES,
+    SIZE,
+    Size,
+    device_of,
+    for_each_backend,
+    make_inputs,
+    oracles,
+    runs_on,
+    to_sequence,
+)
 from question_cases import (
     assert_durations,
     assert_nothing_after,
@@ -45,11 +55,15 @@ def every_segment(L, K, C):
     ]
 
 
+@for_each_backend
 @for_each_flags
 @for_each_size
-def test_the_probability_of_a_segment_is_that_of_all_segmentations_with_it(size, flags):
+def test_the_probability_of_a_segment_is_that_of_all_segmentations_with_it(backend, size, flags):
     asked = [every_segment(L, size.K, size.C) for L in size.lengths]
-    found = ts.segment_marginals(ts.Segments.from_list(asked), **make_inputs(size, flags=flags))
+    inputs = make_inputs(size, flags=flags, device=device_of(backend))
+    segments = ts.Segments.from_list(asked).to(device_of(backend))
+    with runs_on(backend):
+        found = ts.segment_marginals(segments, **inputs).cpu()
     assert_probabilities(found, asked, is_segment, oracles(size, flags=flags))
     assert_nothing_after(found, asked)
 
@@ -88,11 +102,14 @@ def test_the_probability_of_a_run_counts_runs_of_several_segments(size, flags):
     assert_nothing_after(found, asked)
 
 
+@for_each_backend
 @for_each_flags
 @for_each_size
-def test_the_posterior_of_the_duration_at_a_position(size, flags):
+def test_the_posterior_of_the_duration_at_a_position(backend, size, flags):
     positions = torch.tensor([[0, L // 2, L - 1] for L in size.lengths])
-    found = ts.duration_posterior(positions, **make_inputs(size, flags=flags))
+    inputs = make_inputs(size, flags=flags, device=device_of(backend))
+    with runs_on(backend):
+        found = ts.duration_posterior(positions, **inputs).cpu()
     assert found.shape[2:] == (size.K, size.C)
     assert_durations(found, positions, oracles(size, flags=flags))
 
@@ -108,10 +125,12 @@ def test_the_expected_number_of_segments(flags):
         assert_close("marginals", FLOAT64, found[b], truth)
 
 
+@for_each_backend
 @pytest.mark.parametrize("flags", ["boundary", "forbidden", "impossible"])
 @for_each_size
-def test_max_marginals_are_the_best_of_what_has_it(size, flags):
-    found = ts.max_marginals(**make_inputs(size, flags=flags))
+def test_max_marginals_are_the_best_of_what_has_it(backend, size, flags):
+    with runs_on(backend):
+        found = ts.max_marginals(**make_inputs(size, flags=flags, device=device_of(backend)))
     for b, judge in enumerate(oracles(size, flags=flags)):
         L = size.lengths[b]
         for name, has in (

@@ -13,7 +13,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_semimarkov.backends import triton as backend
-from torch_semimarkov.backends.triton import launch, launch_split
+from torch_semimarkov.backends.triton import (
+    launch,
+    launch_posterior,
+    launch_split,
+    launch_walk,
+    scan_kernels,
+)
 from torch_semimarkov.functional import log_partition, viterbi
 from torch_semimarkov.potentials import Potentials
 
@@ -35,9 +41,11 @@ class Silent:
 def no_kernels():
     """No launch in this block is carried out."""
     with ExitStack() as stack:
-        for module in (launch, launch_split):
+        for module in (launch, launch_split, launch_posterior, launch_walk):
             for name in [name for name in vars(module) if name.endswith("_kernel")]:
                 stack.enter_context(mock.patch.object(module, name, Silent()))
+        for name in ("block_totals", "scan_totals", "apply_blocks"):
+            stack.enter_context(mock.patch.object(scan_kernels, name, Silent()))
         stack.enter_context(mock.patch.object(backend, "INTERPRETED", True))
         yield
 
@@ -113,6 +121,32 @@ def test_a_training_step_can_be_captured_since_the_host_reads_nothing(K, interva
         backend.backward(p, value, kept, torch.ones(p.B))
         backend.viterbi(p)
     assert [name for name in watch.names if any(wait in name for wait in WAITS)] == []
+
+
+@pytest.mark.parametrize("K", [4, 300])
+def test_questions_about_the_posterior_wait_for_nothing_and_hold_some_tables_of_scores(K):
+    p = potentials(7000, K, C=24, boundary=True)
+    table = p.scores.nbytes
+    # float64 counts twice; beside the results, that many tables of the size of the scores
+    for ask, most in ((backend.messages, 6), (backend.max_marginals, 16)):
+        with no_kernels(), Watch() as watch:
+            found = ask(p)
+        assert [name for name in watch.names if any(wait in name for wait in WAITS)] == []
+        assert watch.peak <= sum(x.nbytes for x in found) + most * table
+
+
+def test_samples_wait_once_for_the_longest_and_hold_one_table_of_messages():
+    p, reads = potentials(7000, 100, B=2), []
+    with no_kernels(), Watch() as watch:
+        walks = launch_walk.Walks(p, 50, 7)
+        walks.counts.fill_(9)
+        with mock.patch.object(launch_walk, "Walks", lambda *a: walks):
+            read = torch.Tensor.__int__
+            with mock.patch.object(torch.Tensor, "__int__", lambda x: reads.append(1) or read(x)):
+                table, _ = launch_walk.sample(p, 50, 7)
+    assert table.shape == (3, 50, 2, 9)
+    assert len(reads) == 1
+    assert watch.peak <= table.nbytes + walks.counts.nbytes + 4 * p.scores.nbytes
 
 
 @contextmanager

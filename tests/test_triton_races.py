@@ -17,7 +17,7 @@ import race_checker
 from factory import Size, make_inputs, upstream
 
 from torch_semimarkov.backends import triton as backend
-from torch_semimarkov.backends.triton import edges, scans, variants
+from torch_semimarkov.backends.triton import edges, launch_walk, scans, variants
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 FOLDER = Path(backend.__file__).parent
@@ -95,7 +95,21 @@ def call_split(operation):
     return run
 
 
+def call_posterior(operation, flags):
+    """The same for samples of two turns of durations, messages and max-marginals."""
+    p = Potentials(**make_inputs(Size((4, 1), K=3, C=2), torch.float32, flags)).canonical()
+
+    def run():
+        with mock.patch.multiple(launch_walk, LANES=2, PAIR_LANES=2, ENTRIES=2, PAIR_ENTRIES=4):
+            return getattr(backend, operation)(p, *((2, 1) if operation == "sample" else ()))
+
+    return run
+
+
 OTHERS = [
+    *[(f"sample-{flags}", call_posterior, ("sample", flags)) for flags in ("boundary", "all")],
+    *[(f"messages-{flags}", call_posterior, ("messages", flags)) for flags in ("forbidden", "all")],
+    ("max-marginals", call_posterior, ("max_marginals", "forbidden")),
     *[(f"split-{operation}", call_split, (operation,)) for operation in OPERATIONS[:4]],
     *[(f"edges-{semiring}", call_edges, (semiring,)) for semiring in ("log", "max")],
     *[

@@ -28,21 +28,39 @@ __all__ = [
     "edge_kept_shape",
     "forward",
     "kept_shape",
+    "max_marginals",
+    "messages",
     "reasons_against",
     "reasons_against_choice",
+    "sample",
     "variant",
     "viterbi",
 ]
 
 NAME = "triton"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "edge_log_partition")
+OPS = (
+    "log_partition", "viterbi", "sample", "messages", "max_marginals", "edge_log_partition",
+)  # fmt: skip
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "sample": (
+        "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
+        "O(T C)",
+        "none",
+    ),
+    "sample, (K, C, C) transitions": (
+        "O(T K C^2) + O(N K C) for each sample of N segments",
+        "O(T C + K C^2)",
+        "none",
+    ),
+    "messages": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C)", "none"),
+    "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C)", "O(T C)"),
 }
 OLDEST = (3, 6)
@@ -61,6 +79,8 @@ def reasons_against(
         reasons += [problem for problem in (triton_problem(),) if problem]
     if op not in OPS:
         reasons.append(f"has no {op}")
+    if op == "max_marginals" and getattr(p, "per_duration", False):
+        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if p.C > MOST_LABELS:
@@ -167,6 +187,34 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     part = per_duration if potentials.per_duration else launch
     with torch.cuda.device_of(potentials.scores):
         return part.viterbi(potentials)
+
+
+def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A table (3, num_samples, B, N) int64 of starts, ends and labels, and counts."""
+    from torch_semimarkov.backends.triton import launch_walk
+
+    with torch.cuda.device_of(potentials.scores):
+        return launch_walk.sample(potentials, num_samples, seed)
+
+
+def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
+    """``alpha`` and ``entering`` (B, T, C) float64 in nats; -inf past the lengths.
+
+    With (K, C, C) transitions ``entering`` is (B, T, K, C), by last position and duration.
+    """
+    from torch_semimarkov.backends.triton import launch_posterior, per_duration_messages
+
+    part = per_duration_messages if potentials.per_duration else launch_posterior
+    with torch.cuda.device_of(potentials.scores):
+        return part.messages(potentials)
+
+
+def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Best scores (B, T, C) float64 with a label at, a start at and an end at each position."""
+    from torch_semimarkov.backends.triton import launch_posterior
+
+    with torch.cuda.device_of(potentials.scores):
+        return launch_posterior.max_marginals(potentials)
 
 
 def edge_kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
