@@ -22,7 +22,10 @@ from hostile_cases import CASES, hostile, marginal_tolerance
 from long_double import LongDouble
 from tolerances import TOLERANCES
 
+from torch_semimarkov.backends import cpu
+from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.functional import log_partition, marginals, segment_score, viterbi
+from torch_semimarkov.potentials import Potentials
 
 T, LONG_T, VITERBI_T = 1500, 100_000, 600
 FLOAT64, FLOAT32 = torch.float64, torch.float32
@@ -278,3 +281,79 @@ def test_what_vanishes_in_the_linear_domain_is_found_where_nothing_else_is_possi
     with runs_on("cpu"):
         value = log_partition(scores, transition, bias, start=start, start_scores=opens)
     assert value.item() == -590.0
+
+
+def catching_up(step, half, K):
+    """Label 0, entered at the first position alone, loses ``half`` steps and wins them back.
+
+    It may end only after that. All the while, label 1 goes on with segments of one position.
+    """
+    T = TILE + 2 * half + 40
+    inputs = {
+        "scores": torch.zeros(1, T, 2, dtype=FLOAT64),
+        "transition": torch.zeros(2, 2, dtype=FLOAT64),
+        "duration_bias": torch.zeros(K, 2, dtype=FLOAT64),
+        "start_scores": torch.zeros(1, T, 2, dtype=FLOAT64),
+        "end_scores": torch.zeros(1, T, 2, dtype=FLOAT64),
+        "lengths": torch.tensor([T]),
+    }
+    inputs["scores"][0, TILE : TILE + half, 0] = -step
+    inputs["scores"][0, TILE + half : TILE + 2 * half, 0] = step
+    inputs["duration_bias"][1:, 1] = -torch.inf
+    inputs["start_scores"][0, 1:, 0] = -torch.inf
+    inputs["end_scores"][0, : TILE + 2 * half, 0] = -torch.inf
+    return inputs
+
+
+@pytest.mark.parametrize("turn", [False, True], ids=["as it is", "reversed"])
+@pytest.mark.parametrize("change", [lambda x: x, partial(in_batch, extra=5)], ids=["alone", "two"])
+@pytest.mark.parametrize(
+    ("step", "half", "K"),
+    [(6.0, 128, 400), (10.0, 128, 400), (3.0, 256, 800), (63.0, 16, 100), (-63.0, 16, 100)],
+)
+def test_a_segment_that_falls_behind_and_catches_up_is_not_lost(step, half, K, change, turn):
+    inputs = catching_up(step, half, K)
+    if turn:  # the other sweep meets it
+        for name, other in (("scores", "scores"), ("start_scores", "end_scores")):
+            one, two = inputs[name].flip(1), inputs[other].flip(1)
+            inputs[name], inputs[other] = two, one
+    with runs_on("cpu"):
+        found = marginals(**change(inputs))
+    middle = inputs["scores"].shape[1] // 2
+    # 40 places for the other end of the long segment, or none of it
+    assert found.log_partition[0].item() == pytest.approx(np.log(41.0), rel=1e-12)
+    assert found.labels[0, middle, 0].item() == pytest.approx(40 / 41, rel=1e-11)
+
+
+@pytest.mark.parametrize("C", [1, 3, 5])
+@pytest.mark.parametrize("scale", [1.0, 2.0**16, 1e30])
+def test_a_loss_that_is_scaled_up_has_the_scaled_gradient(scale, C):
+    # scores far below 0, and one tile that is exact from one side at least
+    inputs = make_inputs(Size((64,), K=4, C=C))
+    inputs["scores"] -= 100.0
+    inputs["scores"][0, 20] += torch.linspace(400.0, -400.0, C)
+    leaves, weight = with_grad(inputs), torch.tensor([scale], dtype=FLOAT64)
+    with runs_on("cpu"):
+        found = gradients_of(log_partition(**leaves), leaves, weight)
+    plain = gradients_of(log_partition(**leaves, backend="reference"), leaves, weight / scale)
+    for term, right in plain.items():
+        torch.testing.assert_close(found[term] / scale, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("B", [1, 4])
+@pytest.mark.parametrize("size", [1e15, 3e18, 1e20, -1e20, 1e30, -1e30, 1e300])
+def test_scores_of_any_size_have_their_sum(size, B):
+    inputs = make_inputs(Size((40,) * B, K=30, C=3), flags="start-end")
+    inputs["scores"][:, 5:9] += size
+    inputs["start"] += size
+    with runs_on("cpu"):
+        value = log_partition(**inputs)
+    right = log_partition(**inputs, backend="reference")
+    torch.testing.assert_close(value, right, rtol=1e-14, atol=0.0)
+
+
+def test_a_score_that_is_no_number_is_not_lost_behind_a_label_that_is_forbidden():
+    scores = torch.tensor([[[torch.nan, 0.0]]], dtype=FLOAT64)
+    start = torch.tensor([0.0, -torch.inf], dtype=FLOAT64)
+    p = Potentials(scores, torch.zeros(2, 2), torch.zeros(1, 2), start=start).canonical()
+    assert cpu.forward(p, "log", False, None)[0].isnan().all()

@@ -56,6 +56,12 @@ def test_checkpoints_keep_far_less(C):
     assert kept_bytes(p, 20_000) < kept_bytes(p, 2000) / 9
 
 
+def test_a_checkpoint_stands_only_where_another_stretch_follows():
+    one, two, three = (kept_bytes(shapes_only(1, T, 20, 9), 160) for T in (160, 161, 321))
+    assert one == 3 * FLOAT64_BYTES
+    assert three - two == two - one > 0
+
+
 @pytest.mark.parametrize("interval", [None, 1, 100, 2000])
 @pytest.mark.parametrize("B", [1, 2])
 def test_what_is_kept_has_the_promised_shape(B, interval):

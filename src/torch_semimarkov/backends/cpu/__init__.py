@@ -24,17 +24,19 @@ from torch_semimarkov.backends.cpu import (
 )
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
+from torch_semimarkov.backends.cpu.arguments import NOTHING, arguments_of, cells_of
 from torch_semimarkov.backends.cpu.carried import carried
 from torch_semimarkov.backends.cpu.host import hosted, takes
 from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
 from torch_semimarkov.backends.cpu.max_per_duration import max_marginals as best_by_duration
-from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.messages import layout_of
 from torch_semimarkov.backends.cpu.pair_steps import PairStepper
 from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
 from torch_semimarkov.backends.cpu.per_duration_messages import messages as pair_messages
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
+from torch_semimarkov.backends.cpu.sums import GROUPS
 from torch_semimarkov.backends.cpu.tangent_calls import (
     tangent,
     tangent_backward,
@@ -112,10 +114,6 @@ COSTS = {
     "stream, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
-# Sequences of a batch share so many partial sums at most, whatever the number of threads.
-GROUPS = 32
-# What stands for a term that is absent.
-_NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 # Not for the symbolic sizes of a trace.
 _layout = lru_cache(maxsize=256)(layout_of)
 
@@ -194,7 +192,7 @@ def backward(
     if potentials.tail is not None:
         return live_calls.backward(potentials, kept, weight)
     p, messages = _trimmed(potentials), kept.numpy()
-    (B, T, C), nothing = p.scores.shape, _NOTHING[p.scores.dtype]
+    (B, T, C), nothing = p.scores.shape, NOTHING[p.scores.dtype]
     more = potentials.K - min(p.K, T)
     found = {"scores": np.empty((B, T, C), nothing.dtype)}
     if p.start_scores is not None or p.end_scores is not None:
@@ -325,21 +323,10 @@ def _run(
 
     ``items`` says how many of them, or which.
     """
-    T, C, K, nothing = p.T, p.C, min(p.K, p.T), _NOTHING[p.scores.dtype]
-    starts, ends = p.start_scores, p.end_scores
-    if (starts is None) != (ends is None):
-        starts = torch.zeros_like(p.scores) if starts is None else starts
-        ends = torch.zeros_like(p.scores) if ends is None else ends
-    flat = [
-        nothing if x is None else x.detach().numpy().reshape(-1)
-        for x in (p.scores, starts, ends, p.transition, p.duration_bias, p.start, p.end)
-    ]
-    terms, shared, sizes = tuple(flat[:3]), tuple(flat[3:]), (T, K, padded(C), C)
-    lengths = p.lengths.numpy()  # type: ignore[union-attr]
-
+    terms, shared, sizes, lengths = arguments_of(p)
     count = items if isinstance(items, int) else len(items)
 
     def task(some: np.ndarray) -> None:
         kernel(terms, shared, sizes, lengths, some, *results)
 
-    share(task, items, passes * count * T * (K + C + 20) * C)
+    share(task, items, passes * count * (cells_of(p) // p.B))

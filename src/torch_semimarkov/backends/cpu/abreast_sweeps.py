@@ -74,7 +74,7 @@ def keep(kept, layout, lanes, group, count, tile, n, work, plan):
 
 
 @part
-def finish(kept, value, calm, layout, lanes, group, count, n, work, plan):
+def finish(kept, value, calm, group, count, n, work, plan):
     """The log partitions of a group, and which of them hold."""
     total = spread(0.0)
     for c in range(plan.C):
@@ -120,7 +120,7 @@ def forward(terms, shared, sizes, lengths, items, layout, kept, value, calm):
                 step(j, work, plan)
             if kept.shape[1]:
                 keep(kept, layout, lanes, group, count, tile, n, work, plan)
-        finish(kept, value, calm, layout, lanes, group, count, n, work, plan)
+        finish(kept, value, calm, group, count, n, work, plan)
 
 
 # The gradient
@@ -161,8 +161,11 @@ def scales_of(kept, layout, group, count, tile, weight, work, plan):
 
 
 @part
-def close_segments(i, first, scale, work, plan):
-    """Segments that end with position i of the tile, and the position marginals there."""
+def close_segments(i, begins, scale, work, plan):
+    """Segments that end with position i of the tile, and the position marginals there.
+
+    If the sweep ``begins`` there, they end the sequences.
+    """
     for c in range(plan.C):
         here = (i * plan.C + c) * LANES
         ends = load(work, plan.kept + here) * load(work, plan.Q + here) * scale
@@ -170,7 +173,7 @@ def close_segments(i, first, scale, work, plan):
         store(work, plan.inside + c * LANES, inside)
         store(work, plan.closes_out + here, ends)
         store(work, plan.labels_out + here, inside)
-        if first:
+        if begins:
             store(work, plan.ends + c * LANES, ends)
 
 
@@ -303,7 +306,10 @@ def combine(i, begins, position, lanes, scale, other, left, work, plan):
 
 @compiled
 def backward(terms, shared, sizes, lengths, items, layout, kept, weight, grads, sums, calm):
-    """Gradients of groups of eight sequences; each fills one row of ``sums``."""
+    """Gradients of groups of eight sequences; each adds to its own row of ``sums``.
+
+    Writes to ``calm`` which of them hold: those done abreast that stayed calm from both sides.
+    """
     T, K, _, C = sizes
     boundaries = int(len(terms[1]) > 0)
     work, plan = make_work(K, C, boundaries)

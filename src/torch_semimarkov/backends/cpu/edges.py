@@ -8,13 +8,13 @@ from torch import Tensor
 
 from torch_semimarkov.backends.cpu import edge_kernels
 from torch_semimarkov.backends.cpu.threads import share
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.vector_types import padded
 from torch_semimarkov.potentials import EdgePotentials
 
 
 def kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
     """Shape of the messages of each sequence, alpha and its normaliser, or of nothing."""
-    return (p.B, (p.T + 1) * (_padded(p.C) + 1)) if keep else (1, 0)
+    return (p.B, (p.T + 1) * (padded(p.C) + 1)) if keep else (1, 0)
 
 
 def forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
@@ -47,11 +47,7 @@ def backward(p: EdgePotentials, semiring: str, kept: Tensor, weight: Tensor) -> 
     return torch.from_numpy(found).view(p.edge.shape)
 
 
-def _padded(C: int) -> int:
-    return -(-C // LANES) * LANES
-
-
 def _arguments(p: EdgePotentials) -> tuple[np.ndarray, tuple[int, int, int, int], np.ndarray]:
     """Flat edges, sizes, and positions of each sequence, which are one fewer than its length."""
     positions = p.lengths.numpy() - 1  # type: ignore[union-attr]
-    return p.edge.detach().numpy().reshape(-1), (p.T, p.K, p.C, _padded(p.C)), positions
+    return p.edge.detach().numpy().reshape(-1), (p.T, p.K, p.C, padded(p.C)), positions

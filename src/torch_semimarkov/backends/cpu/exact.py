@@ -115,7 +115,7 @@ def log_total(P, work, plan):
     top = -np.inf
     for c in range(plan.labels):
         value = work[P + c] + work[plan.last + c]
-        if not value <= top:
+        if value > top or np.isnan(value):
             top = value
     if not np.isfinite(top):
         return top

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
+from torch_semimarkov.backends.cpu.growing import grown
 from torch_semimarkov.backends.cpu.kbest_edges import (
     BITS,
     START,
@@ -22,7 +23,6 @@ from torch_semimarkov.backends.cpu.kbest_lists import (
     answer,
     ask,
     empty_store,
-    grown,
     open_list,
     roomy,
 )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import inlined, part
+from torch_semimarkov.backends.cpu.growing import longer
 from torch_semimarkov.backends.cpu.kbest_edges import (
     edge_from,
     has_pairs,
@@ -55,32 +56,6 @@ UNKNOWN, NONE = -2, -1
 FIRST = -2
 # Where ``used`` counts the lists, edges, entries and segments.
 LISTS, EDGES, ENTRIES, SEGMENTS = 0, 1, 2, 3
-
-
-@part
-def grown(table, count):
-    """The table, or a larger copy if it has fewer than ``count`` columns."""
-    rows, columns = table.shape
-    if count <= columns:
-        return table
-    larger = np.empty((rows, max(count, 2 * columns)), table.dtype)
-    for row in range(rows):
-        for i in range(columns):
-            larger[row, i] = table[row, i]
-    return larger
-
-
-@part
-def longer(table, count):
-    """The table, or a larger copy if it has fewer than ``count`` rows."""
-    rows, columns = table.shape
-    if count <= rows:
-        return table
-    larger = np.empty((max(count, 2 * rows), columns), table.dtype)
-    for i in range(rows):
-        for column in range(columns):
-            larger[i, column] = table[i, column]
-    return larger
 
 
 @part
@@ -219,13 +194,3 @@ def answer(chain, depth, store, used):
         ways[entry, M.NEXT], deficits[entry, M.DEFICIT] = NONE, least
         ways[last, M.NEXT] = lists[here, M.LAST] = entry
         used[ENTRIES] = entry + 1
-
-
-@part
-def turn_round(found, first, stop):
-    """Reverse the columns from ``first`` on and before ``stop``."""
-    for row in range(found.shape[0]):
-        i, j = first, stop - 1
-        while i < j:
-            found[row, i], found[row, j] = found[row, j], found[row, i]
-            i, j = i + 1, j - 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import inlined, part, small
+from torch_semimarkov.backends.cpu.growing import grown
 from torch_semimarkov.backends.cpu.kbest_edges import (
     BITS,
     ENTRY,
@@ -31,7 +32,7 @@ from torch_semimarkov.backends.cpu.kbest_edges import (
     weigh_pairs,
     weighed,
 )
-from torch_semimarkov.backends.cpu.kbest_lists import NONE, grown
+from torch_semimarkov.backends.cpu.kbest_lists import NONE
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
 

@@ -18,6 +18,7 @@ from torch_semimarkov.backends.cpu.vector import (
     load,
     spread,
     store,
+    where,
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR
 
@@ -37,10 +38,10 @@ def load_linear(kept, rows, info, tile, n, growth, log_scale, weight, work, plan
             if exact:
                 more = log_scale - i * gamma + shift * LOG2
                 row = exp(row + spread(more)) * spread(weight)
+                # padding has no log here, and what it has may be inf
+                row = where(load(work, plan.real + v) > spread(0.0), row, spread(0.0))
             else:
                 row = row * spread(factor) * spread(scale)
-            if exact:  # padding has no log here
-                row = row * load(work, plan.real + v)
             store(work, plan.left_p + j * plan.C + v, row)
     for j in range(n):
         for v in range(plan.C // LANES):

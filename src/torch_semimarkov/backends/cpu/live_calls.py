@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.cpu.arguments import cells_of, sequence_of, terms_of
 from torch_semimarkov.backends.cpu.live import sum_chunk
 from torch_semimarkov.backends.cpu.live_gradient import gradient_of
-from torch_semimarkov.backends.cpu.steps import Arrays, Stepper
+from torch_semimarkov.backends.cpu.steps import Stepper
+from torch_semimarkov.backends.cpu.sums import GROUPS
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.potentials import Potentials
-
-# Sequences of a batch share so many partial sums at most, whatever the number of threads.
-GROUPS = 32
 
 
 def kept_shape(p: Potentials, keep: bool) -> tuple[int, ...]:
@@ -95,19 +94,7 @@ def _each(p: Potentials, task: Callable[[int, int], None], groups: int | None = 
         for b in range(g, p.B, count):
             task(b, lengths[b])
 
-    run(group, count, p.B * p.T * (p.K + p.C + 20) * p.C)
-
-
-def terms_of(p: Potentials) -> Arrays:
-    """The terms of positions, (B, T, C) or empty."""
-    nothing = np.empty(0, p.scores.detach().numpy().dtype)
-    terms = (p.scores, p.start_scores, p.end_scores)
-    return tuple(nothing if x is None else x.detach().numpy() for x in terms)
-
-
-def sequence_of(terms: Arrays, b: int) -> Arrays:
-    """Those of sequence b, flat or empty."""
-    return tuple(x[b].reshape(-1) if x.size else x for x in terms)
+    run(group, count, cells_of(p, p.K))
 
 
 def reversed_terms(p: Potentials) -> Potentials:

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.live_calls import reversed_terms, sequence_of, terms_of
+from torch_semimarkov.backends.cpu.arguments import Arrays, sequence_of, terms_of
+from torch_semimarkov.backends.cpu.live_calls import reversed_terms
 from torch_semimarkov.backends.cpu.max_sweep import BEYOND, closing_best, sweep_best
-from torch_semimarkov.backends.cpu.messages import padded
 from torch_semimarkov.backends.cpu.plan import TILE
-from torch_semimarkov.backends.cpu.steps import Arrays
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS
+from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS, padded
 from torch_semimarkov.potentials import Potentials
 
 

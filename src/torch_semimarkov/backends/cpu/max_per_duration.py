@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.elementary import larger
-from torch_semimarkov.backends.cpu.per_duration import tables_of
+from torch_semimarkov.backends.cpu.per_duration import Tables
 from torch_semimarkov.backends.cpu.per_duration_scan import slot_of, take_in
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
 from torch_semimarkov.backends.cpu.threads import run
@@ -24,7 +24,7 @@ from torch_semimarkov.potentials import Potentials
 
 def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Best scores (B, T, C) float64 with a label at, a start at and an end at each position."""
-    x, found = tables_of(p), np.full((3, p.B, p.T, p.C), -np.inf)
+    x, found = Tables(p), np.full((3, p.B, p.T, p.C), -np.inf)
     tables = x.transition, x.bias, x.start, x.end
 
     def task(b: int) -> None:

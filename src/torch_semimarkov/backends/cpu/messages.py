@@ -18,7 +18,7 @@ from torch_semimarkov.backends.cpu.tile import store_labels
 from torch_semimarkov.backends.cpu.vector import (
     load,
 )
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.vector_types import LANES, padded
 
 # Positions from which on a lone sequence is worth two cores.
 LONG = 256
@@ -45,15 +45,6 @@ class Layout(NamedTuple):
     size: int
 
 
-def padded(labels: int) -> int:
-    """Labels rounded up to whole vectors.
-
-    >>> padded(9)
-    16
-    """
-    return -(-labels // LANES) * LANES
-
-
 def layout_of(B: int, T: int, K: int, labels: int, interval: int | None) -> Layout:
     """The layout for a batch of this size; ``interval`` is that of the checkpoints."""
     tiles = -(-T // TILE)
@@ -62,7 +53,8 @@ def layout_of(B: int, T: int, K: int, labels: int, interval: int | None) -> Layo
         plan = make_plan.py_func(K, padded(labels), labels, 1, 0)
         stretch = -(-interval // TILE)
         snapshot = plan.left_p - plan.scores + S.RING + 3 * plan.slots
-        return Layout(0, info, 0, 0, tiles, stretch, snapshot, tiles // stretch * snapshot + 3)
+        count = (tiles - 1) // stretch  # the first stretch needs none
+        return Layout(0, info, 0, 0, tiles, stretch, snapshot, count * snapshot + 3)
     end = info + 3 * tiles
     # about a half: in all no more than three times the scores in float32 have room for
     room = -(-(info + 12 * tiles + 6) // (2 * TILE * labels + 6))

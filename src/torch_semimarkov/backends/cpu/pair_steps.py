@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from torch_semimarkov.backends.cpu.arguments import Arrays
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.elementary import larger
-from torch_semimarkov.backends.cpu.per_duration import tables_of
+from torch_semimarkov.backends.cpu.per_duration import Tables
 from torch_semimarkov.backends.cpu.per_duration_scan import (
     copy,
     largest_of,
@@ -22,7 +23,7 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
 )
 from torch_semimarkov.backends.cpu.per_duration_viterbi import best_pair, slack_of_pairs
 from torch_semimarkov.backends.cpu.step_kernels import read_code, write_code
-from torch_semimarkov.backends.cpu.steps import Arrays, code_width
+from torch_semimarkov.backends.cpu.steps import code_width
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector import load, spread, store
 from torch_semimarkov.backends.cpu.vector_types import LANES
@@ -41,7 +42,7 @@ class PairStepper:
         self.K, self.C, self.best, self.width = p.K, p.C, semiring == "max", code_width(p)
         blank = p.scores.new_zeros(()).expand(1, p.K, p.C)
         lengths = torch.tensor([p.K])
-        self.tables = tables_of(replace(p, scores=blank, lengths=lengths))
+        self.tables = Tables(replace(p, scores=blank, lengths=lengths))
         self.end = self.tables.end[: p.C].copy()
 
     def begin(self, label: int | None = None) -> Arrays:

@@ -10,23 +10,21 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu import per_duration
+from torch_semimarkov.backends.cpu.arguments import Arrays, arguments_of, cells_of
 from torch_semimarkov.backends.cpu.kbest import search, write_paths
 from torch_semimarkov.backends.cpu.kbest_sweep import kept_sweep, sweep_room
-from torch_semimarkov.backends.cpu.messages import padded
 from torch_semimarkov.backends.cpu.pages import empty
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.sample import filter_forward, walk, walk_pairs
 from torch_semimarkov.backends.cpu.threads import run, share
+from torch_semimarkov.backends.cpu.vector_types import padded
 from torch_semimarkov.potentials import Potentials
 
-Arrays = tuple[np.ndarray, ...]
 # For some sequences: each with its length, ``allowed``, tables and best score.
 Sweeps = Callable[[np.ndarray], Iterator[tuple]]
 # From the seed, numbers of samples and their counts, which are filled, to a table of segments.
 Walk = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-# What stands for a term that is absent.
-_NOTHING = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 _UNUSED = (np.empty(0),) * 7
 _ANY = np.empty(0, np.int32)
 # Samples of a sequence that one task draws.
@@ -51,7 +49,7 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
                 found[b] = search(L, sizes, allowed, tables, best, scores[b])
                 counts[b] = found[b][2][1]
 
-    share(task, B, _work(p))
+    share(task, B, cells_of(p))
     table = empty(torch.Size((3, k, B, max(1, int(counts.max(initial=0))))), torch.int64)
     lengths = p.lengths.tolist()  # type: ignore[union-attr]
 
@@ -84,7 +82,7 @@ def _sweeps(p: Potentials) -> Sweeps:
 
 def _pair_sweeps(p: Potentials) -> Sweeps:
     """The same for (K, C, C) transitions, from the values that viterbi keeps."""
-    x = per_duration.tables_of(p)
+    x = per_duration.Tables(p)
     shared = x.transition, x.bias, x.start, x.end
 
     def sweeps(some: np.ndarray) -> Iterator[tuple]:
@@ -96,11 +94,6 @@ def _pair_sweeps(p: Potentials) -> Sweeps:
             yield b, L, _ANY, (*x.terms(b), *kept, *shared), best
 
     return sweeps
-
-
-def _work(p: Potentials) -> int:
-    """Cells of the recurrence."""
-    return p.T * p.B * (min(p.K, p.T) + p.C + 20) * p.C * (p.C if p.per_duration else 1)
 
 
 def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +115,7 @@ def draw_all(
         p: the sequences.
         num_samples, seed: as there.
     """
-    B, work = p.B, _work(p)
+    B, work = p.B, cells_of(p)
     walks: list[Walk | None] = [None] * B
 
     def forward(b: int) -> None:
@@ -160,7 +153,7 @@ def _prepared(p: Potentials) -> Callable[[int], Walk | None]:
 
 def _prepared_pairs(p: Potentials) -> Callable[[int], Walk | None]:
     """The same for (K, C, C) transitions."""
-    x = per_duration.tables_of(p)
+    x = per_duration.Tables(p)
     value, kept = per_duration.forward(p, "log", True, None)
 
     def prepare(b: int) -> Walk | None:
@@ -171,21 +164,6 @@ def _prepared_pairs(p: Potentials) -> Callable[[int], Walk | None]:
         return partial(walk_pairs, tables, x.end, x.sizes(b), b, p.B)
 
     return prepare
-
-
-def arguments_of(p: Potentials) -> tuple:
-    """What kernels for (C, C) transitions take: terms, shared, sizes, lengths."""
-    nothing = _NOTHING[p.scores.dtype]
-    starts, ends = p.start_scores, p.end_scores
-    if (starts is None) != (ends is None):
-        starts = torch.zeros_like(p.scores) if starts is None else starts
-        ends = torch.zeros_like(p.scores) if ends is None else ends
-    flat = [
-        nothing if x is None else x.detach().numpy().reshape(-1)
-        for x in (p.scores, starts, ends, p.transition, p.duration_bias, p.start, p.end)
-    ]
-    sizes = (p.T, min(p.K, p.T), padded(p.C), p.C)
-    return tuple(flat[:3]), tuple(flat[3:]), sizes, p.lengths.numpy()  # type: ignore[union-attr]
 
 
 def table_of(parts: list[np.ndarray], counts: np.ndarray) -> Tensor:

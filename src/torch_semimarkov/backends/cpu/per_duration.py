@@ -11,11 +11,12 @@ from torch_semimarkov.backends.cpu.per_duration_scan import scan
 from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
 from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.vector_types import padded
 from torch_semimarkov.potentials import Potentials
 
 Arrays = tuple[np.ndarray, ...]
 PER_POSITION = ("scores", "start_scores", "end_scores")
+# The log of a relative transition from which on its exponential counts, about 1e-300.
 NEGLIGIBLE = -690.0
 
 
@@ -35,7 +36,7 @@ def forward(
     shape = kept_shape(potentials, keep, checkpoint_interval)
     if semiring == "max":
         return viterbi(potentials)[0], torch.zeros(shape, dtype=torch.float64)
-    x, value, kept = _Tables(potentials), np.empty(potentials.B), np.zeros(shape)
+    x, value, kept = Tables(potentials), np.empty(potentials.B), np.zeros(shape)
 
     def task(b: int) -> None:
         total, norm = scan_sequence(x, b, kept[b] if kept.ndim == 2 else kept)
@@ -49,7 +50,7 @@ def backward(
     potentials: Potentials, value: Tensor, kept: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
-    p, x = potentials, _Tables(potentials)
+    p, x = potentials, Tables(potentials)
     totals, weights, saved = value.numpy(), weight.to(torch.float64).numpy(), kept.numpy()
     grads = {name: torch.zeros_like(term) for name, term in p.terms()}
     last, sums = np.zeros((p.B, p.C)), FixedSum(p.B)
@@ -82,7 +83,7 @@ def backward(
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B,) float64, a (3, B, T) int64 table of starts, ends and labels, counts (B,)."""
-    p, x = potentials, _Tables(potentials)
+    p, x = potentials, Tables(potentials)
     score, count = np.empty(p.B), np.zeros(p.B, dtype=np.int64)
     table = np.full((3, p.B, p.T), -1, dtype=np.int64)
 
@@ -98,7 +99,7 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 
-class _Tables:
+class Tables:
     """What all sequences share: the terms as flat float64 arrays, their labels padded.
 
     C labels padded to whole vectors, S sources padded to a multiple of four, K durations and no
@@ -108,7 +109,7 @@ class _Tables:
 
     def __init__(self, p: Potentials) -> None:
         self.p, self.labels, self.K = p, p.C, min(p.K, p.T)
-        self.C, self.S = -(-p.C // LANES) * LANES, -(-p.C // 4) * 4
+        self.C, self.S = padded(p.C), -(-p.C // 4) * 4
         self.lengths: list[int] = p.lengths.tolist()  # type: ignore[union-attr]
         transition, bias = _array(p.transition)[: self.K], _array(p.duration_bias)[: self.K]
         largest = transition.max(1)
@@ -151,7 +152,7 @@ class _Tables:
         return room[: L * self.labels], room[L * self.labels :][:L]
 
 
-def scan_sequence(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:
+def scan_sequence(x: Tables, b: int, room: np.ndarray) -> tuple[float, float]:
     """Log partition of a sequence relative to the normaliser, and that; fills ``room``."""
     _, K, C, _, _ = sizes = x.sizes(b)
     rings = np.full(K * C, -np.inf), np.full(K * C, -np.inf), np.zeros(K * C)
@@ -159,7 +160,7 @@ def scan_sequence(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:
     return scan(x.terms(b), x.shared, sizes, rings, row, place, norms, x.kept(b, room))
 
 
-def _pull(x: _Tables, b: int, room: np.ndarray, weight: float, found: Arrays) -> None:
+def _pull(x: Tables, b: int, room: np.ndarray, weight: float, found: Arrays) -> None:
     """Fill ``found`` with the gradients of one sequence."""
     _, K, C, _, _ = sizes = x.sizes(b)
     rings = (
@@ -193,8 +194,3 @@ def _put_back(grad: Tensor | None, b: int, rows: np.ndarray) -> None:
 
 def _work(p: Potentials) -> int:
     return p.B * p.T * min(p.K, p.T) * p.C * p.C
-
-
-def tables_of(p: Potentials) -> _Tables:
-    """What kernels for (K, C, C) transitions take of potentials, for calls in other files."""
-    return _Tables(p)

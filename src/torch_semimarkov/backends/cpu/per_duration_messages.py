@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.per_duration import scan_sequence, tables_of
+from torch_semimarkov.backends.cpu.per_duration import Tables, scan_sequence
 from torch_semimarkov.backends.cpu.per_duration_scan import SAFE
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.potentials import Potentials
@@ -20,7 +20,7 @@ def messages(p: Potentials) -> tuple[Tensor, Tensor]:
 
     ``entering[b, t, d-1]`` is for segments of d positions whose last is t; K is at most T.
     """
-    x = tables_of(p)
+    x = Tables(p)
     alpha = np.full((p.B, p.T, p.C), -np.inf)
     entering = np.full((p.B, p.T, x.K, p.C), -np.inf)
     moves = x.transition.reshape(x.K, x.S, x.C)[:, : p.C, : p.C]

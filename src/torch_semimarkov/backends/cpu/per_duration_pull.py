@@ -38,7 +38,10 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
+# Positions of a block; ``count_pairs`` is written for as many.
 BLOCK = 4
+# The log of a quota above which its shares are taken in logs. A factor that vanished is below
+# exp(-690), so that below the limit a share that is lost is below exp(-190).
 LIMIT = 500.0
 
 

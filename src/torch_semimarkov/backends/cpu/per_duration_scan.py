@@ -6,8 +6,8 @@
 A ring holds one row for every place where a segment may have started, newest first; its score so
 far goes to ``opened``. The sum over sources is a product of exponentials: alpha relative to its
 largest label, and the transition relative to its largest source, which ``bound`` adds to the bias.
-So the largest term of a sum is at most 1, and what underflowed is below 1e-307. Where a sum is not
-far above that, it is done anew in the log domain. All scores are relative to a normaliser that
+So the largest term of a sum is at most 1, and what vanished is below 1e-299. Where a sum is not far
+above that, it is done anew in the log domain. All scores are relative to a normaliser that
 follows alpha in whole numbers, so that it is exact. Arrays are flat float64. A row of the tables
 and rings has its labels padded to whole vectors; a padded lane holds -inf, or 0 for a factor. What
 belongs to positions is not padded.
@@ -31,6 +31,7 @@ from torch_semimarkov.backends.cpu.vector import (
 )
 from torch_semimarkov.backends.cpu.vector_types import LANES
 
+# A sum above this has lost nothing that matters: what vanished is less than 1e-49 of it a term.
 SAFE = 1e-250
 
 

@@ -49,6 +49,9 @@ S = State()
 class Plan(NamedTuple):
     """Sizes, and the place of each part in the flat array.
 
+    Sizes: durations ``K``; labels padded, ``C``, and not padded, ``labels``; ``boundaries``, 1 if
+    there are boundary scores; ``depth``, rows of ``bias`` and ``D``; ``rows``, those of the window;
+    ``slots``, tiles of the ring; ``size``, of all.
     Tables: ``move``, log transition with a row a source, and ``X``, its exponential; ``bias``, log
     duration bias with row d for duration d, -inf for d < 1 and d > K, and ``D``, its exponential
     relative to the largest, ``shift``, of each label, with ``lift`` its exponential; ``first`` and

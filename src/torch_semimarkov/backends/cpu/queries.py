@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.paths import arguments_of
+from torch_semimarkov.backends.cpu.arguments import arguments_of, cells_of
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.sample import filter_forward
 from torch_semimarkov.backends.cpu.threads import run
@@ -32,5 +32,5 @@ def messages(p: Potentials) -> tuple[Tensor, Tensor]:
                 linear = np.log(values) + (offset + after) * growth
             target[b, :L] = np.where(exact > 0, values, linear) + scale
 
-    run(task, p.B, p.T * p.B * (min(p.K, p.T) + p.C + 20) * p.C)
+    run(task, p.B, cells_of(p))
     return torch.from_numpy(alpha), torch.from_numpy(entering)

@@ -13,7 +13,7 @@ import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.draws import draw, stream_of, uniform
-from torch_semimarkov.backends.cpu.kbest_lists import grown, turn_round
+from torch_semimarkov.backends.cpu.growing import grown, turn_round
 from torch_semimarkov.backends.cpu.messages import tiles_of
 from torch_semimarkov.backends.cpu.partition import load_left_tile
 from torch_semimarkov.backends.cpu.plan import TILE, S, fill_tables, make_work

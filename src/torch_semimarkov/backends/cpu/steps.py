@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_semimarkov.backends.cpu.arguments import Arrays, cells_of, sequence_of, terms_of
 from torch_semimarkov.backends.cpu.live import sum_chunk
 from torch_semimarkov.backends.cpu.step_kernels import best_chunk, follow
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.vector_types import LANES, padded
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.segments import PAD
-
-Arrays = tuple[np.ndarray, ...]
 
 
 class Stepper:
@@ -29,7 +28,7 @@ class Stepper:
 
     def __init__(self, p: Potentials, semiring: str) -> None:
         self.K, self.C, self.best = p.K, p.C, semiring == "max"
-        self.depth, self.W = -(-p.K // LANES) * LANES, -(-p.C // LANES) * LANES
+        self.depth, self.W = padded(p.K), padded(p.C)
         self.width = code_width(p)
         move, bias = np.full((p.C, self.W), -np.inf), np.full((p.C, self.depth), -np.inf)
         move[:, : p.C] = _numbers(p.transition).T
@@ -67,7 +66,7 @@ class Stepper:
         sizes = n, self.K, self.depth, self.C, self.W
 
         def task(b: int) -> None:
-            flat = tuple(x[b].reshape(-1) if x.size else x for x in terms)
+            flat = sequence_of(terms, b)
             room = self.room()
             if self.best:
                 layout = B, b, self.width
@@ -111,9 +110,7 @@ def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     stepper, lengths = Stepper(p, "max"), cast(Tensor, p.lengths).tolist()
     score, count = np.empty(p.B), np.zeros(p.B, np.int64)
     table = np.full((3, p.B, p.T), PAD, np.int64)
-    per_position = (p.scores, p.start_scores, p.end_scores)
-    nothing = np.empty(0, p.scores.detach().numpy().dtype)
-    terms = [nothing if x is None else x.detach().numpy() for x in per_position]
+    terms = terms_of(p)
 
     def task(b: int) -> None:
         L, states = lengths[b], [stepper.begin()]
@@ -127,7 +124,7 @@ def viterbi(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
             count[b] = found.shape[1]
             table[:, b, : count[b]] = found[:, ::-1]
 
-    run(task, p.B, p.B * p.T * (p.K + p.C + 20) * p.C)
+    run(task, p.B, cells_of(p, p.K))
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 

@@ -6,6 +6,9 @@ from threading import Lock
 
 import numpy as np
 
+# Sequences of a batch share so many partial sums at most, whatever the number of threads.
+GROUPS = 32
+
 
 class FixedSum:
     """Sum of one array a sequence, in the order of a binary tree, whoever comes first.

@@ -23,6 +23,7 @@ from torch_semimarkov.backends.cpu.tile import (
     harmless,
     history,
     load_some,
+    powers_in,
     product,
     solve,
 )
@@ -37,6 +38,7 @@ from torch_semimarkov.backends.cpu.vector_types import LANES, LINEAR
 
 # Below this a log has no place in the linear domain; above that it is no number there.
 VANISHING, HUGE = -184.0, 600.0
+# A tile begins no more powers of two below 1, however much the last one grew.
 MOST_BELOW = 240
 
 
@@ -48,7 +50,7 @@ def begin(work, state, plan):
     fill(work, plan.window, plan.logs, 0.0)
     top = largest(plan.first, work, plan)
     if np.isfinite(top):
-        state[S.EXPONENT] = math.floor(top / LOG2)
+        state[S.EXPONENT] = powers_in(top)
     store_entry(plan.first, state[S.EXPONENT], work, state, plan)
 
 
@@ -148,29 +150,42 @@ def _entered(slot, v, work, state, plan):
 
 
 @part
-def _measure_drift(closely, work, state, plan):
-    """Lowest and highest log scale of the tiles of the window, relative to the present one.
+def _open_tiles(state, plan):
+    """How many of the last tiles the window still holds segments of."""
+    left, tiles = state[S.OPEN], 0
+    while left > 0:
+        tiles += 1
+        left -= state[S.RING + 3 * ((state[S.TILES] - tiles) % plan.slots)]
+    return tiles
 
-    What lies before a forbidden score is 0 and has none; nor has, if one looks ``closely``, a tile
-    in which the label was never entered.
+
+@part
+def _measure_drift(closely, work, state, plan):
+    """Lowest and highest log scale of the window, relative to the present one, by its label.
+
+    ``low`` is the lowest scale of a tile that is there still. ``high`` is the highest one that
+    anything in the window has been moved on from: a segment vanishes where its label falls behind,
+    and matters again where the label catches up, in tiles in which it is not entered itself. If one
+    looks ``closely``, only tiles in which the label was entered hold something. What lies before a
+    forbidden score is 0, and is held no longer.
     """
     for v in range(0, plan.C, LANES):
-        scale, low, high = spread(0.0), spread(0.0), spread(0.0)
-        left = state[S.OPEN]
-        for back in range(1, plan.slots):
-            if left <= 0:
-                break
+        low, high, held, rough = spread(0.0), spread(0.0), spread(0.0), False
+        for back in range(_open_tiles(state, plan), 0, -1):
             slot = (state[S.TILES] - back) % plan.slots
-            scale = scale + load(work, plan.jumps + slot * plan.C + v)
-            seen = where(scale > spread(-np.inf), scale, spread(0.0))
-            if closely:
-                seen = where(_entered(slot, v, work, state, plan) > spread(0.0), seen, spread(0.0))
-            low, high = smaller(low, seen), larger(high, seen)
-            if state[S.RING + 3 * slot + 2]:
-                low = spread(-np.inf)
-            left -= state[S.RING + 3 * slot]
-        store(work, plan.drift + v, low)
-        store(work, plan.drift + plan.C + v, high)
+            ring, jump = S.RING + 3 * slot, load(work, plan.jumps + slot * plan.C + v)
+            here = _entered(slot, v, work, state, plan) if closely else spread(1.0)
+            low = where(here > spread(0.0), smaller(low, spread(0.0)), low) + jump
+            high = larger(high, spread(0.0)) + jump
+            held = where(jump > spread(-np.inf), larger(held, here), spread(0.0))
+            low = where(held > spread(0.0), low, spread(0.0))
+            high = where(held > spread(0.0), high, spread(0.0))
+            if state[ring + 1]:  # its rows are relative to its end
+                held = larger(held, here)
+                low = where(here > spread(0.0), smaller(low, spread(0.0)), low)
+            rough = rough or state[ring + 2] == 1
+        store(work, plan.drift + v, spread(-np.inf) if rough else smaller(low, spread(0.0)))
+        store(work, plan.drift + plan.C + v, larger(high, spread(0.0)))
 
 
 @part
@@ -223,7 +238,7 @@ def _next_scale(top, state):
     if not np.isfinite(top) or (top <= 0.0 and not state[S.EXACT]):
         return 0
     if state[S.EXACT]:
-        more = math.floor(top / LOG2)
+        more = powers_in(top)
         grown = more + state[S.BELOW] - state[S.MIDDLE]
     else:
         more = math.frexp(top)[1] - 1
@@ -245,11 +260,18 @@ def _shift(v, n, raw, jump, work, state, plan):
 
 @part
 def _shift_logs(v, n, raw, jump, more, ring, work, state, plan):
-    """The same after an exact tile, whose new rows are logs; notes if one of them vanishes."""
+    """The same after an exact tile, whose new rows are logs; notes if one of them vanishes.
+
+    Nothing bounds its jump. Beyond what ``exp`` has, what is possible becomes inf, so that no tile
+    is proven while it is in the window.
+    """
     base, at = plan.window + v * plan.rows * LANES, plan.K - 1
     ratio = exp(jump)
+    beyond = where(jump > spread(HUGE), spread(np.inf), spread(0.0))
     for r in range(max(0, at - state[S.OPEN] - n), max(0, at - n)):
-        store(work, base + r * LANES, load(work, base + (r + n) * LANES) * ratio)
+        e = load(work, base + (r + n) * LANES)
+        moved = e * ratio
+        store(work, base + r * LANES, where(e > spread(0.0), larger(moved, beyond), moved))
     for j in range(n):
         row = load(work, plan.logs + (v * plan.rows + at + j) * LANES) - spread(more * LOG2)
         store(work, raw + j * LANES, row)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.cpu.live_calls import sequence_of, terms_of
+from torch_semimarkov.backends.cpu.arguments import Arrays, cells_of, sequence_of, terms_of
 from torch_semimarkov.backends.cpu.paths import Walk, draw_all
-from torch_semimarkov.backends.cpu.steps import Arrays, Stepper
+from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tail_sample import filter_long, walk_long
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.potentials import Potentials
@@ -52,7 +52,7 @@ def messages(p: Potentials) -> tuple[Tensor, Tensor]:
             alpha[b, :L] = rows[0].reshape(L, p.C) + norm[1:]
             entering[b, :L] = rows[1].reshape(L, p.C) + norm[:-1]
 
-    run(task, p.B, p.T * p.B * (p.K + p.C + 20) * p.C)
+    run(task, p.B, cells_of(p, p.K))
     return torch.from_numpy(alpha), torch.from_numpy(entering)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.draws import draw, stream_of, uniform
-from torch_semimarkov.backends.cpu.kbest_lists import grown, turn_round
+from torch_semimarkov.backends.cpu.growing import grown, turn_round
 from torch_semimarkov.backends.cpu.live import (
     begin_segments,
     close_segments,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_semimarkov.backends.cpu import tangent_per_duration as per_duration
 from torch_semimarkov.backends.cpu.tangent_pull import pull_back
 from torch_semimarkov.backends.cpu.tangent_scan import room_of, scan
-from torch_semimarkov.backends.cpu.vector_types import LANES
+from torch_semimarkov.backends.cpu.vector_types import padded
 from torch_semimarkov.potentials import Potentials
 
 PER_POSITION = ("scores", "start_scores", "end_scores")
@@ -29,7 +29,7 @@ class Tables:
 
     def __init__(self, p: Potentials, direction: Potentials) -> None:
         self.p, self.direction, self.labels, self.K = p, direction, p.C, min(p.K, p.T)
-        self.C = -(-p.C // LANES) * LANES
+        self.C = padded(p.C)
         self.lengths: list[int] = p.lengths.tolist()  # type: ignore[union-attr]
         self.moved = tuple(self._padded(self._of(direction, name), 0.0) for name in SHARED)
         self._prepare()

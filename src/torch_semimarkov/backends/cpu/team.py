@@ -20,12 +20,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from torch_semimarkov.backends.cpu.threads import share
+from torch_semimarkov.backends.cpu.threads import SHARES, share
 
 # Values of a scan below which a second thread costs more than it brings: about 0.1 ms.
 WORTH = 200_000
-# Shares a thread, so that one that comes late leaves its work to the others.
-_SHARES = 4
 _WORD = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 _forked: list[int] = []
@@ -111,7 +109,7 @@ def _fork(builder: Any, call: Any, arguments: Any, span: tuple[Any, ...]) -> Non
     """Let the runtime call, in each of its threads, a function that takes shares of the span."""
     low, high, threads, team = span
     count = builder.sub(high, low)
-    most = builder.mul(threads, ir.Constant(_WORD, _SHARES))
+    most = builder.mul(threads, ir.Constant(_WORD, SHARES))
     fewer = builder.icmp_signed("<", count, most)
     shares = builder.select(fewer, count, most)
     zero = ir.Constant(_WORD, 0)

@@ -14,7 +14,7 @@ import torch
 # Cells of the recurrence below which a second thread costs more than it brings: about 2 ms.
 _WORTH_THREADS = 6_000_000
 # Shares a thread, so that one that comes late leaves its work to the others.
-_SHARES = 4
+SHARES = 4
 
 
 def run(task: Callable[[int], None], count: int, work: int) -> None:
@@ -44,7 +44,7 @@ def share(task: Callable[[np.ndarray], None], items: int | np.ndarray, work: int
     if threads == 1:
         task(items)
         return
-    shares = deque(np.array_split(items, min(count, _SHARES * threads)))
+    shares = deque(np.array_split(items, min(count, SHARES * threads)))
 
     def take_shares() -> None:
         while True:

@@ -54,6 +54,8 @@ SUM_LOW, SUM_HIGH = 2.0**-332, 2.0**332
 DRIFT = 200.0
 LARGE = 2.0**1000
 SUM_ROWS = TILE + ROWS
+# Powers of two that a scale moves by at most, so that sums of them are integers of 64 bits.
+MOST_POWERS = 2.0**40
 
 
 @small
@@ -96,6 +98,12 @@ def store_labels(array, at, count, end, row):
         store_part(array, at, count, row)
 
 
+@small
+def powers_in(x):
+    """Whole powers of two in a log, as many as there may be: the rest stays in logs."""
+    return math.floor(min(max(x / LOG2, -MOST_POWERS), MOST_POWERS))
+
+
 @part
 def growth_of(n, mirrored, work, plan):
     """Powers of two by which the middle label grows in the tile, and the best one beyond that.
@@ -120,7 +128,7 @@ def growth_of(n, mirrored, work, plan):
     middle = (top + bottom) / 2.0
     if not np.isfinite(middle):
         return 0, 0
-    return int(np.floor(middle / LOG2)), int((top - middle) / LOG2)
+    return powers_in(middle), powers_in(top - middle)
 
 
 @part

@@ -6,22 +6,19 @@ It works from addresses, since numpy's view of a tensor would cost as much again
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numba import carray, types
 from numba.extending import intrinsic
 
+from torch_semimarkov.backends.cpu.arguments import NOTHING
 from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.potentials import Potentials
-
-# What tells the type of the terms.
-_LIKE = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0)}
 
 
 def looks_clean(p: Potentials) -> bool:
     """True if all lengths are in 1..T, and no value, padding included, is NaN or +inf."""
     present = [x for x in p.fields() if x is not None]
     addresses = tuple([x.data_ptr() for x in present])
-    return _look(addresses, tuple([x.numel() for x in present]), _LIKE[p.scores.dtype], p.T)
+    return _look(addresses, tuple([x.numel() for x in present]), NOTHING[p.scores.dtype], p.T)
 
 
 @intrinsic

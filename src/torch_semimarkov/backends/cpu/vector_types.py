@@ -17,6 +17,15 @@ ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
 INT = ir.IntType(32)
 
 
+def padded(count: int) -> int:
+    """A number of labels, or of durations, rounded up to whole vectors.
+
+    >>> padded(9)
+    16
+    """
+    return -(-count // LANES) * LANES
+
+
 class AlgebraType(types.Type):
     def __init__(self, algebra: str):
         self.algebra = algebra
