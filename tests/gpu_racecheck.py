@@ -9,9 +9,19 @@ import sys
 
 import torch
 from factory import SIZES, Size, make_inputs
-from gpu_cases import GPU, LIMITS, OTHERS, assert_marginals, everything, same_bits, truth_of
+from gpu_cases import (
+    GPU,
+    LIMITS,
+    OTHERS,
+    assert_marginals,
+    compare,
+    everything,
+    same_bits,
+    truth_of,
+    wide,
+)
 
-from torch_semimarkov.functional import marginals
+from torch_semimarkov.functional import marginals, max_marginals, sample, segment_score
 
 # A tool makes a call hundreds of times slower: few positions, but several of every loop.
 CASES = (
@@ -23,7 +33,7 @@ CASES = (
 
 
 def run(place, cases=CASES):
-    """Forward, backward, both with checkpoints, and decoding, each against float64.
+    """Forward, backward, both with checkpoints, decoding and questions, each against float64.
 
     Raises:
         AssertionError: a result is off, or a repeated call gave other bits.
@@ -37,6 +47,23 @@ def run(place, cases=CASES):
                 **place.ready(inputs), backend=place.backend, checkpoint_interval=interval
             )
             assert_marginals(found, truth_of(inputs), LIMITS[torch.float32])
+        ask(place, inputs)
+
+
+def ask(place, inputs):
+    """Samples and, where there are some, max-marginals."""
+    call = {**place.ready(inputs), "backend": place.backend}
+    first, second = (sample(**call, num_samples=3, generator=seeded()) for _ in range(2))
+    assert first == second, "other samples"
+    assert segment_score(first, **place.ready(inputs), validate_segments=True).isfinite().all()
+    if inputs["transition"].dim() == 2:
+        found, truth = max_marginals(**call), max_marginals(**wide(inputs), backend="cpu")
+        for one, other in zip(found, truth, strict=True):
+            compare(one, other, rtol=1e-5, atol=1e-5)
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
 
 
 def main():

@@ -42,6 +42,8 @@ COMPOSITE = False
 OPS = (
     "log_partition", "viterbi", "sample", "messages", "max_marginals", "edge_log_partition",
 )  # fmt: skip
+# Those that take no tail.
+POSTERIOR_OPS = ("sample", "messages", "max_marginals")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
@@ -81,6 +83,8 @@ def reasons_against(
         reasons.append(f"has no {op}")
     if op == "max_marginals" and getattr(p, "per_duration", False):
         reasons.append("has no max_marginals for (K, C, C) transitions")
+    if op in POSTERIOR_OPS and getattr(p, "tail", None) is not None:
+        reasons.append(f"has no {op} with a geometric tail")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if p.C > MOST_LABELS:
