@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_semimarkov.backends.cpu.arguments import Arrays, sequence_of, terms_of
 from torch_semimarkov.backends.cpu.live_calls import reversed_terms
 from torch_semimarkov.backends.cpu.max_sweep import BEYOND, closing_best, sweep_best
+from torch_semimarkov.backends.cpu.pages import empty
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector_types import LANES, ROWS, padded
@@ -26,7 +27,7 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     K, C, W, terms = p.K, p.C, padded(p.C), terms_of(p)
     lengths = cast(Tensor, p.lengths).tolist()
     forward, backward = _shared(p, W), _shared(reversed_terms(p), W)
-    found = np.full((3, p.B, p.T, C), -np.inf)
+    found = _filled(3, p.B, p.T, C)
 
     def task(b: int) -> None:
         L = lengths[b]
@@ -34,18 +35,21 @@ def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         mirror = tuple(x.reshape(L, C)[::-1].reshape(-1) if x.size else x for x in mine)
         scores, starts, ends = mirror
         sizes, nothing = (L, K, W, C), np.empty(0)
-        beta, V, labels, entering, alpha = _rows(5, L * W)
+        beta, V, labels, entering, alpha = _filled(5, L * W)
         room = _room(sizes, p.tail)
         sweep_best((scores, ends, starts), backward, sizes, room, beta, V, (nothing,) * 2, labels)
-        beta, V = (x.reshape(L, W)[::-1].reshape(-1) for x in (beta, V))
+        beta = beta.reshape(L, W)[::-1].reshape(-1)
         closing = nothing
         if p.tail is not None:
-            (closing,) = _rows(1, L * W)
+            closing = _filled(L * W)
             closing_best(mine, forward[1], forward[-1], beta, sizes, closing)
         room = _room(sizes, p.tail)
         sweep_best(mine, forward, sizes, room, entering, alpha, (beta, closing), labels)
-        for target, x in zip(found, (labels, entering + V, alpha + beta), strict=True):
-            target[b, :L] = x.reshape(L, W)[:, :C]
+        rows = (x.reshape(L, W)[:, :C] for x in (labels, entering, V, alpha, beta))
+        having, before, after, ending, leaving = rows
+        found[0, b, :L] = having
+        np.add(before, after[::-1], out=found[1, b, :L])
+        np.add(ending, leaving, out=found[2, b, :L])
 
     run(task, p.B, 4 * p.B * p.T * (K + C + 20) * C)
     labels, starts, ends = (torch.from_numpy(x) for x in found)
@@ -70,15 +74,19 @@ def _shared(p: Potentials, W: int) -> Arrays:
     return blocks(move), bias[: p.K].reshape(-1), blocks(bias), blocks(bias[::-1]), start, tail
 
 
-def _rows(count: int, size: int) -> list[np.ndarray]:
-    return [np.full(size, -np.inf) for _ in range(count)]
+def _filled(*shape: int) -> np.ndarray:
+    """-inf everywhere."""
+    x: np.ndarray = empty(torch.Size(shape), torch.float64).numpy()
+    x.fill(-np.inf)
+    return x
 
 
 def _room(sizes: tuple[int, ...], tail: Tensor | None) -> Arrays:
     """What a sweep works in."""
     L, K, W, _ = sizes
-    opened, long = _rows(2, L * W)
+    opened = _filled(L * W)
+    long = np.empty(0) if tail is None else _filled(L * W)
     prefix, leaving = np.zeros((2, W))
     head, cut = np.full(W, -np.inf), np.zeros(W, np.int64)
     beside = np.empty(TILE * W), np.empty(TILE * W), np.empty((K + ROWS) * LANES)
-    return opened, prefix, leaving, head, cut, long if tail is not None else np.empty(0), *beside
+    return opened, prefix, leaving, head, cut, long, *beside
