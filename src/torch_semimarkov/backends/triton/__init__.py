@@ -41,6 +41,7 @@ SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, tail": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C)", "O(T C)"),
@@ -68,8 +69,8 @@ def reasons_against(
     elif on_device and not reasons and isinstance(p, Potentials):
         problem = memory_problem(p.device.index or 0, SHARED_BYTES)
         reasons += [problem] if problem else []
-    if isinstance(potentials, Potentials) and potentials.tail is not None:
-        reasons.append("has no geometric tail")
+    if isinstance(p, Potentials) and p.tail is not None and p.per_duration:
+        reasons.append("has no geometric tail with (K, C, C) transitions")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons

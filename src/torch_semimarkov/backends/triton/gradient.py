@@ -10,8 +10,16 @@ docs/gpu-kernels.md explains it with a picture.
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.scan import PART, REBASE, WHOLE, bias_by_slot, in_registers
+from torch_semimarkov.backends.triton.scan import (
+    PART,
+    REBASE,
+    WHOLE,
+    bias_by_slot,
+    in_registers,
+    row_size,
+)
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
+from torch_semimarkov.backends.triton.tail import parts_by
 
 # Positions after which what adds up is written to float64; a stretch has a multiple of them.
 FLUSH = tl.constexpr(32)
@@ -40,6 +48,19 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
         tl.store(p_count, tl.zeros_like(b_count))
     # the lanes that add next are others
     tl.debug_barrier()
+
+
+@triton.jit
+def work_size(C, K_PAD: tl.constexpr, C_PAD: tl.constexpr, HAS_TAIL: tl.constexpr):
+    """Numbers of a sequence that go from one span to the next: a tail's three are the last."""
+    labels = 7 * C if HAS_TAIL else 4 * C
+    return 2 * K_PAD * C_PAD + C * C + labels
+
+
+@triton.jit
+def add_to(p_sum, b_x, m_x):
+    """Add a block to what lies in memory."""
+    tl.store(p_sum, tl.load(p_sum, mask=m_x, other=0.0) + b_x, mask=m_x)
 
 
 @triton.jit
@@ -86,22 +107,22 @@ def flow_in_parts(
         b_ends += tl.sum(b_flow, axis=2)
         p_part = p_moves[:, None, None] + o_part
         m_part = m_part & (i_lane >= 0)[:, None, :]
-        b_add = b_flow * b_weight[:, None, None]
-        tl.store(p_part, tl.load(p_part, mask=m_part, other=0.0) + b_add, mask=m_part)
+        add_to(p_part, b_flow * b_weight[:, None, None], m_part)
     return b_ends
 
 
 @triton.jit
 def row_at(
-    p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
-):
+    p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr,
+    HAS_TAIL: tl.constexpr,
+):  # fmt: skip
     """Row in float64 of starts at s, and the sum of scores from there on to the latest base."""
     i_c = tl.arange(0, C_PAD)
     b_s = tl.zeros_like(b_length) + s
     m_there = (b_s >= 0) & (b_s < b_length)
     m_s = m_there[:, None] & (i_c < C)[None, :]
     o_s = ((i_n * T + s) * C)[:, None] + i_c[None, :]
-    o_row = (i_n * ROWS + tl.maximum(s, 0) % ROWS) * (3 * C + 1)
+    o_row = (i_n * ROWS + tl.maximum(s, 0) % ROWS) * row_size(C, HAS_TAIL)
     b_scores = tl.load(p_scores + o_s, mask=m_s, other=0.0)
     p_entering = p_rows + o_row[:, None] + C + i_c[None, :]
     b_entering = tl.load(p_entering, mask=m_s, other=float("-inf"))
@@ -118,14 +139,14 @@ def gradient_kernel(
     p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_weight,  # (programs * N,) float64
-    p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
-    p_work,  # (programs * N, 2 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
+    p_rows,  # (programs * N, ROWS, row_size), of the scan
+    p_work,  # (programs * N, work_size) float64: sums as in the tables, state, a tail's
     p_counts,  # (2, programs * N, K_PAD, C_PAD): counts to add to the sums; what is open
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
     T,
-    K,
+    K,  # None where durations have no tail: then nothing asks for it
     C,
     first,
     stop,
@@ -151,7 +172,7 @@ def gradient_kernel(
         b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * (2 * K_PAD * C_PAD + C * C + 4 * C)
+    p_sums = p_work + i_n * work_size(C, K_PAD, C_PAD, K is not None)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums + K_PAD * C_PAD
@@ -168,17 +189,23 @@ def gradient_kernel(
     p_open = p_counts[:, None, :] + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD) + o_tile
     b_pending = tl.load(p_open, mask=m_tile, other=0.0)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
+    if K is not None:
+        p_long = p_sums[:, None] + work_size(C, K_PAD, C_PAD, False) + i_c[None, :]
+        b_older = tl.load(p_long, mask=m_later, other=0.0)
+        b_long_sum, b_older_sum = tl.zeros_like(b_older), tl.zeros_like(b_older)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
-    o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * (3 * C + 1)
+    ROW = row_size(C, K is not None)
+    o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * ROW
     b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
     b_last = shares(b_alpha + b_end, 1)
     tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_last)
     for i in range(0, tl.where((first < longest) & (longest <= stop), K_PAD - 1, 0)):
         s = longest - 1 - i
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
-        )
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD,
+            K is not None,
+        )  # fmt: skip
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
     tl.debug_barrier()
     b_ring = tl.load(p_tile, mask=m_rows, other=float("-inf")).to(D)
@@ -188,20 +215,30 @@ def gradient_kernel(
         t = hi - 1 - i
         s = t - (K_PAD - 1)
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
-        )
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD,
+            K is not None,
+        )  # fmt: skip
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
         b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
-        p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
+        p_row = p_rows + ((i_n * ROWS + t % ROWS) * ROW)[:, None] + i_c[None, :]
         b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
         b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
         b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         m_open = i_duration <= b_open[:, None, :]
         b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
-        b_joint = shares(b_logs, 1) * b_ends[:, None, :]
+        b_near = b_ends
+        if K is not None:
+            b_odds = tl.load(p_row + 4 * C + 1, mask=m_t, other=float("-inf"))
+            b_long, b_near = parts_by(b_odds, b_ends)
+            b_long_sum += b_long
+            b_odds = tl.load(p_row + 3 * C + 1, mask=m_t, other=float("-inf"))
+            b_older, b_new = parts_by(b_odds, b_older + b_long)
+            b_older_sum += b_older
+            b_pending += tl.where(i_duration == K, b_new.to(D)[:, None, :], 0.0)
+        b_joint = shares(b_logs, 1) * b_near[:, None, :]
         b_pending += b_joint
         p_count = p_counts[:, None, :] + (i_duration - 1) * C_PAD + i_c[None, None, :]
         tl.store(p_count, tl.load(p_count) + b_joint)
@@ -209,12 +246,16 @@ def gradient_kernel(
         tl.debug_barrier()
 
         b_labels = tl.sum(b_pending, axis=1)
+        if K is not None:
+            b_labels += b_older.to(D)
         if t % FLUSH == 0:
             # what is open here is all there is: rounding that adds up ends here
             b_mass = tl.sum(b_labels, axis=1)
             b_scale = (1.0 / tl.where(b_mass == 0.0, 1.0, b_mass))[:, None]
             b_labels *= b_scale
             b_pending *= b_scale[:, None, :]
+            if K is not None:
+                b_older *= b_scale
         m_start = (i_slot == (t & (K_PAD - 1)))[None, :, None]
         b_starts = tl.sum(tl.where(m_start, b_pending, 0.0), axis=1)
         b_pending = tl.where(m_start, 0.0, b_pending)
@@ -223,7 +264,7 @@ def gradient_kernel(
         store_if_wanted(p_grad_starts, o_t, b_starts * b_weight[:, None], m_t)
         store_if_wanted(p_grad_ends, o_t, b_ends * b_weight[:, None], m_t)
 
-        o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * (3 * C + 1)
+        o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * ROW
         p_before = p_rows + o_before[:, None] + i_c[None, :]
         b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
         if C_PAD > WHOLE:
@@ -238,8 +279,7 @@ def gradient_kernel(
             if C_PAD <= WHOLE:
                 m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
                 p_pair = p_moves[:, None, None] + o_pair[None, :, :]
-                b_add = b_moves * b_weight[:, None, None]
-                tl.store(p_pair, tl.load(p_pair, mask=m_moves, other=0.0) + b_add, mask=m_moves)
+                add_to(p_pair, b_moves * b_weight[:, None, None], m_moves)
                 b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
@@ -248,7 +288,7 @@ def gradient_kernel(
         # rows stay relative to where segments end, since there the weighty ones are near 0; they
         # come from float64, since far from there they are not, and float32 does not forget it
         b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
-        p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
+        p_top = p_rows + (i_n * ROWS + t % ROWS) * ROW + 3 * C
         b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
         b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
         if t % REBASE == 0:
@@ -266,3 +306,7 @@ def gradient_kernel(
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)
     tl.store(p_labels + 3 * C, b_ends, mask=m_before)
     tl.store(p_open, b_pending, mask=m_tile)
+    if K is not None:
+        tl.store(p_long, b_older, mask=m_before)
+        add_to(p_long + C, b_long_sum * b_weight[:, None], m_c)
+        add_to(p_long + 2 * C, b_older_sum * b_weight[:, None], m_c)

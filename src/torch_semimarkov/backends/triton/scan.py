@@ -19,6 +19,7 @@ from torch_semimarkov.backends.triton.sums import (
     opened,
     total,
 )
+from torch_semimarkov.backends.triton.tail import either, grown, load_wide, log_odds, store_wide
 
 # Positions after which prefix sums get a new base: float32 has few digits for large numbers.
 REBASE = tl.constexpr(8)
@@ -130,14 +131,36 @@ def normed(b_wide, b_norm, b_sum, b_like):
 
 
 @triton.jit
-def keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, m_n, C, C_PAD: tl.constexpr):
+def row_size(C, HAS_TAIL: tl.constexpr):
+    """Numbers that are kept of a position for the backward."""
+    return 5 * C + 1 if HAS_TAIL else 3 * C + 1
+
+
+@triton.jit
+def state_size(K, C, HAS_TAIL: tl.constexpr):
+    """Numbers of a kept state, made even, so that whole float64 hold them."""
+    labels = 5 * C if HAS_TAIL else 3 * C
+    return (K * C + labels + 1) // 2 * 2
+
+
+@triton.jit
+def keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, m_n, C, C_PAD: tl.constexpr):
     """Store what the backward needs of a position, if it is wanted."""
     if p_rows is not None:
-        p_row = p_rows + (i_row * (3 * C + 1))[:, None] + tl.arange(0, C_PAD)[None, :]
+        p_row = p_rows + o_row[:, None] + tl.arange(0, C_PAD)[None, :]
         tl.store(p_row, b_alpha, mask=m_t)
         tl.store(p_row + C, b_entering, mask=m_t)
         tl.store(p_row + 2 * C, b_open.to(b_alpha.dtype), mask=m_t)
-        tl.store(p_rows + i_row * (3 * C + 1) + 3 * C, b_top, mask=m_n)
+        tl.store(p_rows + o_row + 3 * C, b_top, mask=m_n)
+
+
+@triton.jit
+def keep_odds(p_rows, o_row, b_older, b_ended, m_t, C, C_PAD: tl.constexpr):
+    """Store the log odds of a tail behind what else is kept of a position, if it is wanted."""
+    if p_rows is not None:
+        p_row = p_rows + (o_row + 3 * C + 1)[:, None] + tl.arange(0, C_PAD)[None, :]
+        tl.store(p_row, b_older, mask=m_t)
+        tl.store(p_row + C, b_ended, mask=m_t)
 
 
 @triton.jit
@@ -158,8 +181,9 @@ def scan_kernel(
     p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_value,  # (programs * N,) float64; the norm, until the last stretch
-    p_rows,  # (programs * N, ROWS, 3 C + 1) or None: alpha, entering, open, top of a position
-    p_state,  # (checkpoints, programs * N, K C + 3 C made even) or None, from first's on
+    p_tail,  # bias of K positions (C,), tail (C,); or None
+    p_rows,  # (programs * N, ROWS, row_size) or None: alpha, entering, open, top of a position
+    p_state,  # (checkpoints, programs * N, state_size) or None, from first's on
     p_best,  # (programs * N, T, 2 C) int32 or None: best duration, best source
     T,
     K,
@@ -193,15 +217,22 @@ def scan_kernel(
     b_sum = tl.zeros((N, C_PAD), tl.float64)
     b_norm = finite(tl.max(b_entering, axis=1)).to(tl.float64)
     b_entering = (b_entering - b_norm[:, None]).to(D)
+    if p_tail is not None:
+        b_longest = tl.load(p_tail + o_c, mask=m_c, other=0.0).to(tl.float64)
+        b_rate = tl.load(p_tail + C + o_c, mask=m_c, other=0.0).to(tl.float64)
+        b_long = tl.full((N, C_PAD), float("-inf"), tl.float64)
+        b_age = tl.zeros((N, C_PAD), tl.int32)
     if p_state is not None:
         m_state = m_c & (b_zero + first > 0)[:, None]
-        o_state = (i_n * ((K * C + 3 * C + 1) // 2 * 2))[:, None] + i_c[None, :]
+        o_state = (i_n * state_size(K, C, p_tail is not None))[:, None] + i_c[None, :]
         o_ring, m_ring = rows_by_age(o_state, m_state, first, K, C, K_PAD)
         b_ring = tl.load(p_state + o_ring, mask=m_ring, other=float("-inf"))
         p_labels = p_state + o_state + K * C
         b_entering = tl.where(m_state, tl.load(p_labels, mask=m_state, other=0.0), b_entering)
         b_open = tl.load(p_labels + C, mask=m_state, other=0.0).to(tl.int32)
         b_last = tl.load(p_labels + 2 * C, mask=m_state, other=float("-inf"))
+        if p_tail is not None:
+            b_long = load_wide(p_labels + 3 * C, p_labels + 4 * C, m_state)
         m_norm = (b_zero + first > 0) & (b_length > 0)
         b_norm = tl.where(m_norm, tl.load(p_value + i_n, mask=m_norm, other=0.0), b_norm)
 
@@ -221,24 +252,36 @@ def scan_kernel(
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         if p_best is not None:
             b_inner, b_duration = first_of_max(b_ring + b_bias, i_duration, K_PAD, 1)
-            p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]
-            tl.store(p_row, b_duration, mask=m_t)
         else:
             b_inner = total(b_ring + b_bias, 1, IS_MAX)
 
         b_sum += finite(b_scores)
         b_wide = closed(b_inner, b_end_scores, b_sum)
+        if p_tail is not None:
+            b_long, b_older = grown(
+                b_long, b_rate, b_ring, i_duration, b_scores, b_sum, K, IS_MAX
+            )
+            b_wide_long = closed(b_long, b_end_scores, b_longest)
+            b_ended = log_odds(b_wide_long, b_wide, b_scores)
+            b_wide = either(b_wide, b_wide_long, b_scores, IS_MAX)
+            if p_best is not None:
+                b_age = tl.where(b_older > 0.0, b_age + 1, K)
+                b_duration = tl.where(b_ended > 0.0, b_age, b_duration)
         b_alpha, b_top, b_norm, b_sum = normed(b_wide, b_norm, b_sum, b_scores)
         b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
-        i_row = i_n * ROWS + t % ROWS
-        keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
+        o_row = (i_n * ROWS + t % ROWS) * row_size(C, p_tail is not None)
+        keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
+        if p_tail is not None:
+            b_long -= b_top[:, None]
+            keep_odds(p_rows, o_row, b_older, b_ended, m_t, C, C_PAD)
 
         b_entering, b_source = enter(
             b_alpha, b_transition, p_transition, C, C_PAD, IS_MAX, p_best is not None
         )
         if p_best is not None:
-            p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]
-            tl.store(p_row, b_source, mask=m_t & (t + 1 < b_length)[:, None])
+            p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]
+            tl.store(p_row, b_duration, mask=m_t)
+            tl.store(p_row + 3 * C, b_source, mask=m_t & (t + 1 < b_length)[:, None])
 
         if t % REBASE == REBASE - 1:
             b_base = b_sum.to(D)
@@ -249,13 +292,15 @@ def scan_kernel(
     tl.debug_barrier()
     if p_state is not None and p_rows is None:
         m_state = m_c & (stop < b_length)[:, None]
-        o_state += tl.num_programs(0).to(tl.int64) * N * ((K * C + 3 * C + 1) // 2 * 2)
+        o_state += tl.num_programs(0).to(tl.int64) * N * state_size(K, C, p_tail is not None)
         o_ring, m_ring = rows_by_age(o_state, m_state, stop, K, C, K_PAD)
         tl.store(p_state + o_ring, b_ring, mask=m_ring)
         p_labels = p_state + o_state + K * C
         tl.store(p_labels, b_entering, mask=m_state)
         tl.store(p_labels + C, b_open.to(D), mask=m_state)
         tl.store(p_labels + 2 * C, b_last, mask=m_state)
+        if p_tail is not None:
+            store_wide(p_labels + 3 * C, p_labels + 4 * C, b_long, m_state, b_last)
     b_total, b_label = last_total(p_end, b_last, C, C_PAD, IS_MAX)
     if p_best is not None:
         tl.store(p_best + i_n * T * (2 * C) + C, b_label, mask=b_length > 0)

@@ -42,6 +42,7 @@ class Variant:
         K_PAD, C_PAD: durations and labels padded to powers of two.
         scan_warps, gradient_warps: warps of a program.
         tile: positions whose history is split over programs; 0 if one scans a sequence.
+        tail: whether long segments are one more number a label; their history is not split.
     """
 
     sequences: int
@@ -50,12 +51,14 @@ class Variant:
     scan_warps: int
     gradient_warps: int
     tile: int = 0
+    tail: bool = False
 
     def __str__(self) -> str:
         split = f", history of {self.tile} positions split over programs" if self.tile else ""
+        tail = ", with a tail" if self.tail else ""
         return (
             f"tile {self.tile or self.K_PAD} x {self.C_PAD} in registers, sequences per program "
-            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}{split}"
+            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}{split}{tail}"
         )
 
 
@@ -79,9 +82,10 @@ def variant_of(p: Potentials) -> Variant:
     _, *numbers = next(row for row in TABLE if entries <= row[0])
     sequences, scan_warps, gradient_warps, longest = numbers
     tile = min(longest, max(TILE_ENTRIES // C_PAD, SHORTEST_TILE))
-    if 2 * tile > K_PAD:
+    if 2 * tile > K_PAD or p.tail is not None:
         tile = 0
     if tile:
         scan_warps = WIDE_TILE_WARPS if tile * C_PAD > TILE_ENTRIES else TILE_WARPS
         gradient_warps = TILE_GRADIENT_WARPS
-    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile)
+    tail = p.tail is not None
+    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile, tail)
