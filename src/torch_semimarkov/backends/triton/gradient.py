@@ -282,6 +282,10 @@ def gradient_kernel(
                 add_to(p_pair, b_moves * b_weight[:, None, None], m_moves)
                 b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
+            if K is not None:
+                add_to(p_long + C, b_long_sum * b_weight[:, None], m_c)
+                add_to(p_long + 2 * C, b_older_sum * b_weight[:, None], m_c)
+                b_long_sum, b_older_sum = tl.zeros_like(b_older), tl.zeros_like(b_older)
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 
@@ -308,5 +312,3 @@ def gradient_kernel(
     tl.store(p_open, b_pending, mask=m_tile)
     if K is not None:
         tl.store(p_long, b_older, mask=m_before)
-        add_to(p_long + C, b_long_sum * b_weight[:, None], m_c)
-        add_to(p_long + 2 * C, b_older_sum * b_weight[:, None], m_c)
