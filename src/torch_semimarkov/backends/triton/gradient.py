@@ -16,7 +16,7 @@ from torch_semimarkov.backends.triton.scan import (
     WHOLE,
     bias_by_slot,
     in_registers,
-    row_size,
+    place_of_row,
 )
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
 from torch_semimarkov.backends.triton.tail import parts_by
@@ -122,7 +122,7 @@ def row_at(
     m_there = (b_s >= 0) & (b_s < b_length)
     m_s = m_there[:, None] & (i_c < C)[None, :]
     o_s = ((i_n * T + s) * C)[:, None] + i_c[None, :]
-    o_row = (i_n * ROWS + tl.maximum(s, 0) % ROWS) * row_size(C, HAS_TAIL)
+    o_row = place_of_row(i_n, tl.maximum(s, 0), ROWS, C, HAS_TAIL)
     b_scores = tl.load(p_scores + o_s, mask=m_s, other=0.0)
     p_entering = p_rows + o_row[:, None] + C + i_c[None, :]
     b_entering = tl.load(p_entering, mask=m_s, other=float("-inf"))
@@ -195,8 +195,7 @@ def gradient_kernel(
         b_long_sum, b_older_sum = tl.zeros_like(b_older), tl.zeros_like(b_older)
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
-    ROW = row_size(C, K is not None)
-    o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * ROW
+    o_last = place_of_row(i_n, tl.maximum(b_length - 1, 0), ROWS, C, K is not None)
     b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
     b_last = shares(b_alpha + b_end, 1)
     tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_last)
@@ -222,7 +221,8 @@ def gradient_kernel(
         b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
-        p_row = p_rows + ((i_n * ROWS + t % ROWS) * ROW)[:, None] + i_c[None, :]
+        o_row = place_of_row(i_n, t, ROWS, C, K is not None)
+        p_row = p_rows + o_row[:, None] + i_c[None, :]
         b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
         b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
         b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
@@ -264,7 +264,7 @@ def gradient_kernel(
         store_if_wanted(p_grad_starts, o_t, b_starts * b_weight[:, None], m_t)
         store_if_wanted(p_grad_ends, o_t, b_ends * b_weight[:, None], m_t)
 
-        o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * ROW
+        o_before = place_of_row(i_n, tl.maximum(t - 1, 0), ROWS, C, K is not None)
         p_before = p_rows + o_before[:, None] + i_c[None, :]
         b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
         if C_PAD > WHOLE:
@@ -292,8 +292,7 @@ def gradient_kernel(
         # rows stay relative to where segments end, since there the weighty ones are near 0; they
         # come from float64, since far from there they are not, and float32 does not forget it
         b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
-        p_top = p_rows + (i_n * ROWS + t % ROWS) * ROW + 3 * C
-        b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
+        b_top = tl.load(p_rows + o_row + 3 * C, mask=b_zero + t < b_length, other=0.0)
         b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
         if t % REBASE == 0:
             b_rows = tl.load(p_tile, mask=m_rows, other=float("-inf")) - b_lag[:, None, :]

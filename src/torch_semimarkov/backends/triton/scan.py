@@ -137,6 +137,12 @@ def row_size(C, HAS_TAIL: tl.constexpr):
 
 
 @triton.jit
+def place_of_row(i_n, t, ROWS, C, HAS_TAIL: tl.constexpr):
+    """Where the numbers begin that are kept of position t of each sequence."""
+    return (i_n * ROWS + t % ROWS) * row_size(C, HAS_TAIL)
+
+
+@triton.jit
 def state_size(K, C, HAS_TAIL: tl.constexpr):
     """Numbers of a kept state, made even, so that whole float64 hold them."""
     labels = 5 * C if HAS_TAIL else 3 * C
@@ -269,7 +275,7 @@ def scan_kernel(
                 b_duration = tl.where(b_ended > 0.0, b_age, b_duration)
         b_alpha, b_top, b_norm, b_sum = normed(b_wide, b_norm, b_sum, b_scores)
         b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
-        o_row = (i_n * ROWS + t % ROWS) * row_size(C, p_tail is not None)
+        o_row = place_of_row(i_n, t, ROWS, C, p_tail is not None)
         keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
         if p_tail is not None:
             b_long -= b_top[:, None]
