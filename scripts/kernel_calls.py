@@ -42,7 +42,7 @@ class Call:
 
 USUAL = Call(default=True)
 TAIL = replace(USUAL, flags=("tail",))
-QUICK = (USUAL, TAIL, *(replace(call, dtype=torch.float64, default=False) for call in (USUAL, TAIL)))
+QUICK = (USUAL, TAIL, replace(USUAL, dtype=torch.float64, default=False))
 
 
 def all_calls() -> Iterator[Call]:

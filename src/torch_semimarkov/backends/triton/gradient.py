@@ -18,8 +18,14 @@ from torch_semimarkov.backends.triton.scan import (
     in_registers,
     place_of_row,
 )
-from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
-from torch_semimarkov.backends.triton.tail import parts_by
+from torch_semimarkov.backends.triton.sums import add_to, finite, load_or_zero, opened
+from torch_semimarkov.backends.triton.tail import (
+    long_and_short,
+    older_and_new,
+    open_labels,
+    scaled,
+    with_long,
+)
 
 # Positions after which what adds up is written to float64; a stretch has a multiple of them.
 FLUSH = tl.constexpr(32)
@@ -52,15 +58,9 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
 
 @triton.jit
 def work_size(C, K_PAD: tl.constexpr, C_PAD: tl.constexpr, HAS_TAIL: tl.constexpr):
-    """Numbers of a sequence that go from one span to the next: a tail's three are the last."""
-    labels = 7 * C if HAS_TAIL else 4 * C
+    """Numbers of a sequence that go from one span to the next: a tail's are the last."""
+    labels = 6 * C if HAS_TAIL else 4 * C
     return 2 * K_PAD * C_PAD + C * C + labels
-
-
-@triton.jit
-def add_to(p_sum, b_x, m_x):
-    """Add a block to what lies in memory."""
-    tl.store(p_sum, tl.load(p_sum, mask=m_x, other=0.0) + b_x, mask=m_x)
 
 
 @triton.jit
@@ -157,6 +157,7 @@ def gradient_kernel(
 ):
     """Go through the positions before ``stop`` down to ``first`` of N sequences."""
     D = p_scores.dtype.element_ty
+    HAS_TAIL: tl.constexpr = K is not None
     i_n = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     i_c, i_slot = tl.arange(0, C_PAD), tl.arange(0, K_PAD)
     b_length = tl.load(p_lengths + i_n)
@@ -172,7 +173,7 @@ def gradient_kernel(
         b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * work_size(C, K_PAD, C_PAD, K is not None)
+    p_sums = p_work + i_n * work_size(C, K_PAD, C_PAD, HAS_TAIL)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums + K_PAD * C_PAD
@@ -189,22 +190,20 @@ def gradient_kernel(
     p_open = p_counts[:, None, :] + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD) + o_tile
     b_pending = tl.load(p_open, mask=m_tile, other=0.0)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
-    if K is not None:
-        p_long = p_sums[:, None] + work_size(C, K_PAD, C_PAD, False) + i_c[None, :]
-        b_older = tl.load(p_long, mask=m_later, other=0.0)
-        b_long_sum, b_older_sum = tl.zeros_like(b_older), tl.zeros_like(b_older)
+    o_older = work_size(C, K_PAD, C_PAD, False) + i_c[None, :]
+    b_older = load_or_zero(p_sums[:, None], o_older, m_later, HAS_TAIL, b_lead)
+    p_beyond = p_sums[:, None] + o_older + C
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
-    o_last = place_of_row(i_n, tl.maximum(b_length - 1, 0), ROWS, C, K is not None)
+    o_last = place_of_row(i_n, tl.maximum(b_length - 1, 0), ROWS, C, HAS_TAIL)
     b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
     b_last = shares(b_alpha + b_end, 1)
     tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_last)
     for i in range(0, tl.where((first < longest) & (longest <= stop), K_PAD - 1, 0)):
         s = longest - 1 - i
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD,
-            K is not None,
-        )  # fmt: skip
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD, HAS_TAIL
+        )
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
     tl.debug_barrier()
     b_ring = tl.load(p_tile, mask=m_rows, other=float("-inf")).to(D)
@@ -214,14 +213,13 @@ def gradient_kernel(
         t = hi - 1 - i
         s = t - (K_PAD - 1)
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD,
-            K is not None,
-        )  # fmt: skip
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD, HAS_TAIL
+        )
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
         b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
-        o_row = place_of_row(i_n, t, ROWS, C, K is not None)
+        o_row = place_of_row(i_n, t, ROWS, C, HAS_TAIL)
         p_row = p_rows + o_row[:, None] + i_c[None, :]
         b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
         b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
@@ -229,33 +227,26 @@ def gradient_kernel(
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         m_open = i_duration <= b_open[:, None, :]
         b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
-        b_near = b_ends
-        if K is not None:
-            b_odds = tl.load(p_row + 4 * C + 1, mask=m_t, other=float("-inf"))
-            b_long, b_near = parts_by(b_odds, b_ends)
-            b_long_sum += b_long
-            b_odds = tl.load(p_row + 3 * C + 1, mask=m_t, other=float("-inf"))
-            b_older, b_new = parts_by(b_odds, b_older + b_long)
-            b_older_sum += b_older
-            b_pending += tl.where(i_duration == K, b_new.to(D)[:, None, :], 0.0)
-        b_joint = shares(b_logs, 1) * b_near[:, None, :]
+        b_long, b_short = long_and_short(p_row + 4 * C + 1, b_ends, m_t, HAS_TAIL)
+        b_joint = shares(b_logs, 1) * b_short[:, None, :]
         b_pending += b_joint
+        b_joint = with_long(b_joint, b_long, i_duration, K)
         p_count = p_counts[:, None, :] + (i_duration - 1) * C_PAD + i_c[None, None, :]
         tl.store(p_count, tl.load(p_count) + b_joint)
         # other lanes add to the same durations in the next step
         tl.debug_barrier()
 
-        b_labels = tl.sum(b_pending, axis=1)
-        if K is not None:
-            b_labels += b_older.to(D)
+        b_older, b_pending = older_and_new(
+            p_row + 3 * C + 1, p_beyond, b_older, b_long, b_pending, b_weight, i_duration, m_t, K
+        )
+        b_labels = open_labels(b_pending, b_older, HAS_TAIL)
         if t % FLUSH == 0:
             # what is open here is all there is: rounding that adds up ends here
             b_mass = tl.sum(b_labels, axis=1)
             b_scale = (1.0 / tl.where(b_mass == 0.0, 1.0, b_mass))[:, None]
             b_labels *= b_scale
             b_pending *= b_scale[:, None, :]
-            if K is not None:
-                b_older *= b_scale
+            b_older = scaled(b_older, b_scale, HAS_TAIL)
         m_start = (i_slot == (t & (K_PAD - 1)))[None, :, None]
         b_starts = tl.sum(tl.where(m_start, b_pending, 0.0), axis=1)
         b_pending = tl.where(m_start, 0.0, b_pending)
@@ -264,7 +255,7 @@ def gradient_kernel(
         store_if_wanted(p_grad_starts, o_t, b_starts * b_weight[:, None], m_t)
         store_if_wanted(p_grad_ends, o_t, b_ends * b_weight[:, None], m_t)
 
-        o_before = place_of_row(i_n, tl.maximum(t - 1, 0), ROWS, C, K is not None)
+        o_before = place_of_row(i_n, tl.maximum(t - 1, 0), ROWS, C, HAS_TAIL)
         p_before = p_rows + o_before[:, None] + i_c[None, :]
         b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
         if C_PAD > WHOLE:
@@ -282,10 +273,6 @@ def gradient_kernel(
                 add_to(p_pair, b_moves * b_weight[:, None, None], m_moves)
                 b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
-            if K is not None:
-                add_to(p_long + C, b_long_sum * b_weight[:, None], m_c)
-                add_to(p_long + 2 * C, b_older_sum * b_weight[:, None], m_c)
-                b_long_sum, b_older_sum = tl.zeros_like(b_older), tl.zeros_like(b_older)
             if t == 0:
                 tl.store(p_labels, b_starts * b_weight[:, None], mask=m_c)
 
@@ -309,5 +296,5 @@ def gradient_kernel(
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)
     tl.store(p_labels + 3 * C, b_ends, mask=m_before)
     tl.store(p_open, b_pending, mask=m_tile)
-    if K is not None:
-        tl.store(p_long, b_older, mask=m_before)
+    if HAS_TAIL:
+        tl.store(p_sums[:, None] + o_older, b_older, mask=m_before)

@@ -141,8 +141,8 @@ class Gradient:
         self.run_of, self.weight = run, run.padded(weight)
         p, v = run.p, run.variant
         self.tile, self.rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
-        sequences, long = len(self.weight), 0 if p.tail is None else 3
-        self.sums = run.empty(sequences, 2 * self.tile + self.rest + (2 + long) * p.C).zero_()
+        sequences, labels = len(self.weight), 2 if p.tail is None else 4
+        self.sums = run.empty(sequences, 2 * self.tile + self.rest + labels * p.C).zero_()
         self.counts = run.empty(2, sequences, self.tile, dtype=p.scores.dtype).zero_()
 
     def run(self, rows: Tensor, out: dict[str, Tensor], span: tuple[int, int, int]) -> None:
@@ -161,9 +161,7 @@ class Gradient:
         counts = self.sums[: p.B, : self.tile + self.rest].sum(0)
         durations, rest = counts[: self.tile].view(v.K_PAD, v.C_PAD), counts[self.tile :]
         if p.tail is not None:
-            long, older = self.sums[: p.B, -2 * p.C :].sum(0).split(p.C)
-            durations[p.K - 1, : p.C] = long
-            rest = torch.cat([rest, older])
+            rest = torch.cat([rest, self.sums[: p.B, -p.C :].sum(0)])
         return durations, rest
 
 
@@ -184,10 +182,10 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
     else:
         _by_stretches(run, kept, gradient, found)
     durations, rest = (x.to(dtype) for x in gradient.totals())
-    moves, start, end, *tail = rest.split([p.C * p.C] + [p.C] * (len(rest) // p.C - p.C))
+    moves, labels = rest[: p.C * p.C], rest[p.C * p.C :].view(-1, p.C)
     bias = durations[: p.K, : p.C]
-    shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
-    shared |= {"tail": part for part in tail}
+    shared = {"transition": moves, "duration_bias": bias}
+    shared |= dict(zip(("start", "end", "tail"), labels, strict=False))
     for name in shared.keys() & present.keys():
         found[name] = shared[name].reshape(present[name].shape).clone()
     return found

@@ -10,7 +10,7 @@ positions, so scores and masses are float64; exponentials are in the type of the
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.sums import finite
+from torch_semimarkov.backends.triton.sums import add_to, finite
 
 
 @triton.jit
@@ -61,15 +61,67 @@ def parts_by(b_odds, b_mass):
 
 
 @triton.jit
-def load_wide(p_high, p_low, m_x):
-    """Float64 numbers that lie in memory as sums of two; -inf where the mask does not hold."""
-    b_high = tl.load(p_high, mask=m_x, other=float("-inf")).to(tl.float64)
-    return b_high + tl.load(p_low, mask=m_x, other=0.0)
+def long_and_short(p_odds, b_ends, m_t, HAS_TAIL: tl.constexpr):
+    """Of the segments that end at a position, those that are long and the others."""
+    if HAS_TAIL:
+        return parts_by(tl.load(p_odds, mask=m_t, other=float("-inf")), b_ends)
+    else:
+        return tl.zeros_like(b_ends), b_ends
 
 
 @triton.jit
-def store_wide(p_high, p_low, b_x, m_x, b_like):
-    """Store float64 numbers as sums of two of the type of ``b_like``."""
-    b_high = b_x.to(b_like.dtype)
-    tl.store(p_high, b_high, mask=m_x)
-    tl.store(p_low, (finite(b_x) - finite(b_high)).to(b_like.dtype), mask=m_x)
+def with_long(b_joint, b_long, i_duration, K):
+    """What ends, by durations, the long among those of K positions; K is None without a tail."""
+    if K is not None:
+        b_joint += tl.where(i_duration == K, b_long[:, None, :], 0.0)
+    return b_joint
+
+
+@triton.jit
+def older_and_new(p_odds, p_beyond, b_older, b_long, b_pending, b_weight, i_duration, m_t, K):
+    """Of the long segments at a position those that were long before, and the open short ones.
+
+    ``b_long`` end here and ``b_older`` later. Those that have K positions here are short before.
+    """
+    if K is not None:
+        b_odds = tl.load(p_odds, mask=m_t, other=float("-inf"))
+        b_older, b_new = parts_by(b_odds, b_older + b_long)
+        add_to(p_beyond, b_older * b_weight[:, None], m_t)
+        b_pending += tl.where(i_duration == K, b_new.to(b_pending.dtype)[:, None, :], 0.0)
+    return b_older, b_pending
+
+
+@triton.jit
+def open_labels(b_pending, b_older, HAS_TAIL: tl.constexpr):
+    """The probability of each label at a position, from the open segments of all lengths."""
+    b_labels = tl.sum(b_pending, axis=1)
+    if HAS_TAIL:
+        b_labels += b_older.to(b_labels.dtype)
+    return b_labels
+
+
+@triton.jit
+def scaled(b_older, b_scale, HAS_TAIL: tl.constexpr):
+    """The mass of the long segments times the scale of all that is open."""
+    if HAS_TAIL:
+        b_older *= b_scale
+    return b_older
+
+
+@triton.jit
+def stored_long(p_state, o_high, m_state, C, N: tl.constexpr, C_PAD: tl.constexpr):
+    """Scores of open long segments, float64, that lie in a state as sums of two; -inf of none."""
+    b_long = tl.full((N, C_PAD), float("-inf"), tl.float64)
+    if p_state is not None:
+        b_long = tl.load(p_state + o_high, mask=m_state, other=float("-inf")).to(tl.float64)
+        b_long += tl.load(p_state + o_high + C, mask=m_state, other=0.0)
+    return b_long
+
+
+@triton.jit
+def store_long(p_state, o_high, m_state, C, b_long, b_like):
+    """Store them, as sums of two of the type of ``b_like``."""
+    b_high = b_long.to(b_like.dtype)
+    b_low = (finite(b_long) - finite(b_high)).to(b_like.dtype)
+    tl.store(p_state + o_high, b_high, mask=m_state)
+    tl.store(p_state + o_high + C, b_low, mask=m_state)

@@ -1,0 +1,158 @@
+"""A geometric tail on the triton backend: float32 over long segments, forbidden terms, choices.
+
+The contract tests ask what is asked of every backend; here stands what these kernels may get wrong.
+They run in Triton's interpreter if TRITON_INTERPRET=1 is set, else on a CUDA device.
+"""
+
+import dataclasses
+from unittest import mock
+
+import pytest
+import torch
+from factory import Size, gradients_of, make_inputs, upstream, with_grad
+from test_triton_kernels import (
+    FLOAT32,
+    FLOAT64,
+    launch,
+    moved,
+    runs_kernels,
+    same_bits,
+    value_and_gradients,
+)
+from tolerances import assert_close
+
+from torch_semimarkov.backends import triton as backend
+from torch_semimarkov.functional import explain, log_partition, marginals, viterbi
+from torch_semimarkov.potentials import Potentials
+
+# Labels that one program shares, one label, more durations than positions, one duration, and labels
+# whose transitions are taken in parts.
+SIZES = (
+    Size((33, 20, 1), K=5, C=3, padding=2),
+    Size((17,), K=4, C=1),
+    Size((6, 4), K=9, C=2),
+    Size((12, 7), K=1, C=5),
+    Size((6,), K=2, C=70),
+)
+
+
+def wide(inputs):
+    """The same numbers in float64."""
+    return {n: x.double() if x.is_floating_point() else x for n, x in inputs.items()}
+
+
+def long_ones(inputs):
+    """New segments cost much, so that many are long; the first label has no tail."""
+    inputs["transition"] -= 4
+    inputs["start_scores"] -= 4
+    inputs["duration_bias"][-1] += 3
+    inputs["tail"] = inputs["tail"] / 8 - 0.3
+    inputs["tail"][0] = -torch.inf
+    return inputs
+
+
+def forbid(inputs):
+    """Closed labels, starts and ends at some positions, but the last label anywhere."""
+    draw = torch.Generator().manual_seed(0)
+    for name, rate in (("scores", 0.1), ("start_scores", 0.4), ("end_scores", 0.4)):
+        forbidden = torch.rand(inputs[name].shape, generator=draw) < rate
+        forbidden[..., -1] = False
+        inputs[name][forbidden] = -torch.inf
+    return inputs
+
+
+@runs_kernels
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_values_gradients_and_paths_are_those_of_the_reference(size, dtype):
+    inputs = forbid(long_ones(make_inputs(size, dtype, "tail")))
+    names = [name for name in inputs if name != "lengths"]
+    value, *found = value_and_gradients(inputs)
+    leaves = with_grad(wide(inputs))
+    truth = log_partition(**leaves, backend="reference")
+    exact = gradients_of(truth, leaves, upstream(size.B))
+    assert_close("log_partition", dtype, value, truth)
+    for name, grad in zip(names, found, strict=True):
+        assert_close("gradient", dtype, grad, exact[name])
+    best, right = viterbi(**moved(inputs), backend="triton"), viterbi(**leaves, backend="reference")
+    assert_close("score", dtype, best.scores, right.scores)
+    assert best.segments.to_list() == right.segments.to_list()
+
+
+@runs_kernels
+def test_float32_loses_nothing_over_a_long_segment():
+    # steps that float32 would round away, and odds of 1 to 10^8 that add up over the positions
+    inputs = make_inputs(Size((150,), K=2, C=2), FLOAT32, "tail")
+    inputs = {n: x if n == "lengths" else torch.zeros_like(x) for n, x in inputs.items()}
+    inputs["transition"] -= 9.0
+    inputs["start_scores"][:, 1:] -= 9.0
+    inputs["start_scores"][..., 1] -= 4.0
+    inputs["scores"][..., 0] = -1e-3
+    inputs["scores"][:, :50, 1] = -20.0
+    inputs["duration_bias"][-1] = torch.tensor([40.0, 60.0])
+    inputs["tail"] = torch.tensor([-1e-5, -1e-7])
+    found = marginals(**moved(inputs), backend="triton")
+    truth = marginals(**wide(inputs), backend="reference")
+    assert truth.beyond.sum() > 100.0, "no segment is long"
+    assert_close("log_partition", FLOAT32, found.log_partition, truth.log_partition)
+    for name in ("labels", "starts", "ends", "beyond"):
+        torch.testing.assert_close(
+            getattr(found, name).cpu().double(), getattr(truth, name), rtol=1e-5, atol=1e-6
+        )
+
+
+@runs_kernels
+def test_of_equal_segmentations_the_documented_one_is_taken():
+    zeros = {n: torch.zeros_like(x) for n, x in make_inputs(Size((9,), 3, 2), flags="tail").items()}
+    zeros["lengths"] = torch.tensor([9])
+    # one segment of K or more positions is as good as any other way to have few of them
+    zeros["duration_bias"][:2] = -1.0
+    zeros["transition"] = -torch.eye(2, dtype=FLOAT64)
+    found = viterbi(**moved(zeros), backend="triton")
+    assert found.segments.to_list() == viterbi(**zeros, backend="reference").segments.to_list()
+
+
+@runs_kernels
+@pytest.mark.parametrize("interval", [1, 40])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_checkpoints_and_a_second_run_change_no_bit(dtype, interval):
+    inputs = long_ones(make_inputs(Size((70, 33, 1), K=4, C=3), dtype, "tail"))
+    whole = value_and_gradients(inputs)
+    assert same_bits(value_and_gradients(inputs, checkpoint_interval=interval), whole)
+    p = Potentials(**moved(inputs)).canonical()
+    kept = backend.forward(p, "log", True, interval)[1]
+    assert kept.shape == backend.kept_shape(p, True, interval)
+    assert len(kept) > 1
+
+
+@runs_kernels
+def test_sequences_that_share_a_program_change_nothing_of_each_other():
+    inputs = long_ones(make_inputs(Size((20, 17, 1, 3, 9), K=4, C=3), flags="tail"))
+    together, choose = value_and_gradients(inputs), launch().variant_of
+    assert choose(Potentials(**inputs)).sequences > 1
+    with mock.patch.object(
+        launch(), "variant_of", lambda p: dataclasses.replace(choose(p), sequences=1)
+    ):
+        apart = value_and_gradients(inputs)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_which_form_runs_is_said_and_long_segments_are_in_one_that_is_not_split():
+    inputs = {n: x.to("meta") for n, x in make_inputs(Size((9,), K=1000, C=24)).items()}
+    split, tail = Potentials(**inputs), torch.zeros(24, dtype=FLOAT64, device="meta")
+    whole = dataclasses.replace(split, tail=tail)
+    assert "split over programs" in backend.variant(split)
+    assert backend.variant(whole).endswith("with a tail")
+    assert "split" not in backend.variant(whole)
+
+
+def test_transitions_of_each_duration_have_no_tail_here():
+    inputs = make_inputs(Size((5,), K=3, C=2), flags="all-tail")
+    reason = "has no geometric tail with (K, C, C) transitions"
+    assert reason in backend.reasons_against("log_partition", Potentials(**inputs))
+    assert reason in explain(**inputs).reasons["triton"]
+    (other,) = backend.reasons_against(
+        "viterbi", Potentials(**{n: x.to("meta") for n, x in make_inputs(flags="tail").items()})
+    )
+    assert other == "needs CUDA tensors, got meta"
