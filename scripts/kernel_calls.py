@@ -68,7 +68,7 @@ def all_calls() -> Iterator[Call]:
         yield replace(plain, C=C)
         yield replace(plain, K=8, C=C)
         yield replace(plain, K=8, C=C, **doubles)
-    for C, K in ((3, 1), (9, 8), (65, 8), (24, 500), (256, 100)):
+    for C, K in ((3, 1), (9, 8), (65, 8), (24, 1000), (256, 100)):
         yield replace(plain, K=K, C=C, flags=("tail",))
     for C, K in ((5, 3), (24, 16), (64, 16)):
         for flags in (("per-duration",), ("start-end", "boundary", "per-duration")):

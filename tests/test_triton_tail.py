@@ -147,11 +147,17 @@ def test_which_form_runs_is_said_and_long_segments_are_in_one_that_is_not_split(
     assert "split" not in backend.variant(whole)
 
 
-def test_transitions_of_each_duration_have_no_tail_here():
+def test_what_has_no_tail_here_is_refused_in_one_line():
     inputs = make_inputs(Size((5,), K=3, C=2), flags="all-tail")
     reason = "has no geometric tail with (K, C, C) transitions"
     assert reason in backend.reasons_against("log_partition", Potentials(**inputs))
     assert reason in explain(**inputs).reasons["triton"]
+    large = {
+        n: x.to("meta") for n, x in make_inputs(Size((5,), K=1030, C=24), flags="tail").items()
+    }
+    _, reason = backend.reasons_against("log_partition", Potentials(**large))
+    assert "at most 32768 durations times labels" in reason
+    assert "got 2048 x 32" in reason
     (other,) = backend.reasons_against(
         "viterbi", Potentials(**{n: x.to("meta") for n, x in make_inputs(flags="tail").items()})
     )

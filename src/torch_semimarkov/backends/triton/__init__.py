@@ -13,7 +13,12 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.triton.variants import MOST_LABELS, SHARED_BYTES, variant_of
+from torch_semimarkov.backends.triton.variants import (
+    MOST_LABELS,
+    SHARED_BYTES,
+    size_problem,
+    variant_of,
+)
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
@@ -69,8 +74,10 @@ def reasons_against(
     elif on_device and not reasons and isinstance(p, Potentials):
         problem = memory_problem(p.device.index or 0, SHARED_BYTES)
         reasons += [problem] if problem else []
-    if isinstance(p, Potentials) and p.tail is not None and p.per_duration:
+    if isinstance(p, Potentials) and p.per_duration and p.tail is not None:
         reasons.append("has no geometric tail with (K, C, C) transitions")
+    elif isinstance(p, Potentials) and not p.per_duration:
+        reasons += [problem for problem in (size_problem(p),) if problem]
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
