@@ -152,12 +152,13 @@ def test_what_has_no_tail_here_is_refused_in_one_line():
     reason = "has no geometric tail with (K, C, C) transitions"
     assert reason in backend.reasons_against("log_partition", Potentials(**inputs))
     assert reason in explain(**inputs).reasons["triton"]
-    large = {
-        n: x.to("meta") for n, x in make_inputs(Size((5,), K=1030, C=24), flags="tail").items()
-    }
-    _, reason = backend.reasons_against("log_partition", Potentials(**large))
-    assert "at most 32768 durations times labels" in reason
-    assert "got 2048 x 32" in reason
+    with mock.patch.object(backend, "INTERPRETED", True):
+        for K, tail, most in ((1030, torch.zeros(24), 32768), (50_000, None, 1048576)):
+            shapes = (1, 5, 24), (24, 24), (K, 24)
+            p = Potentials(*(torch.zeros(shape) for shape in shapes), tail=tail)
+            (reason,) = backend.reasons_against("log_partition", p)
+            assert f"at most {most} durations times labels" in reason
+            assert f"got K = {K} and C = 24" in reason
     (other,) = backend.reasons_against(
         "viterbi", Potentials(**{n: x.to("meta") for n, x in make_inputs(flags="tail").items()})
     )
