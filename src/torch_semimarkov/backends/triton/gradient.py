@@ -64,6 +64,13 @@ def work_size(C, K_PAD: tl.constexpr, C_PAD: tl.constexpr, HAS_TAIL: tl.constexp
 
 
 @triton.jit
+def add_moves(p_moves, o_pair, b_moves, m_pair, i_n):
+    """Add transitions (sequence, label before, label) to the sums of each sequence."""
+    m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
+    add_to(p_moves[:, None, None] + o_pair[None, :, :], b_moves, m_moves)
+
+
+@triton.jit
 def with_row(b_ring, b_fresh, s, K_PAD: tl.constexpr):
     """The tile with the row of the segments that start at s."""
     m_fresh = (tl.arange(0, K_PAD) == (s & (K_PAD - 1)))[None, :, None]
@@ -268,9 +275,7 @@ def gradient_kernel(
             b_moves += b_flow
         if t % FLUSH == 0:
             if C_PAD <= WHOLE:
-                m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
-                p_pair = p_moves[:, None, None] + o_pair[None, :, :]
-                add_to(p_pair, b_moves * b_weight[:, None, None], m_moves)
+                add_moves(p_moves, o_pair, b_moves * b_weight[:, None, None], m_pair, i_n)
                 b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
