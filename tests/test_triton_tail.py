@@ -9,8 +9,14 @@ from unittest import mock
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+
+import triton
+import triton.language as tl
 from factory import Size, gradients_of, make_inputs, upstream, with_grad
 from test_triton_kernels import (
+    DEVICE,
     FLOAT32,
     FLOAT64,
     launch,
@@ -22,6 +28,7 @@ from test_triton_kernels import (
 from tolerances import assert_close
 
 from torch_semimarkov.backends import triton as backend
+from torch_semimarkov.backends.triton.tail import log_of_one_and
 from torch_semimarkov.functional import explain, log_partition, marginals, viterbi
 from torch_semimarkov.potentials import Potentials
 
@@ -81,24 +88,35 @@ def test_values_gradients_and_paths_are_those_of_the_reference(size, dtype):
 
 @runs_kernels
 def test_float32_loses_nothing_over_a_long_segment():
-    # steps that float32 would round away, and odds of 1 to 10^8 that add up over the positions
-    inputs = make_inputs(Size((150,), K=2, C=2), FLOAT32, "tail")
-    inputs = {n: x if n == "lengths" else torch.zeros_like(x) for n, x in inputs.items()}
-    inputs["transition"] -= 9.0
-    inputs["start_scores"][:, 1:] -= 9.0
-    inputs["start_scores"][..., 1] -= 4.0
-    inputs["scores"][..., 0] = -1e-3
-    inputs["scores"][:, :50, 1] = -20.0
-    inputs["duration_bias"][-1] = torch.tensor([40.0, 60.0])
+    # a tail that float32 would round away at each step, and prefix sums that grow
+    inputs = make_inputs(Size((100,), K=2, C=2), FLOAT32, "tail")
+    inputs["scores"] = inputs["scores"] / 8 + 3.0
+    inputs["start_scores"] = inputs["start_scores"] - 7.0
+    inputs["duration_bias"] = torch.tensor([[-3.0, -2.0], [2.0, 2.0]])
     inputs["tail"] = torch.tensor([-1e-5, -1e-7])
     found = marginals(**moved(inputs), backend="triton")
     truth = marginals(**wide(inputs), backend="reference")
-    assert truth.beyond.sum() > 100.0, "no segment is long"
+    assert truth.beyond.sum() > 50.0, "no segment is long"
     assert_close("log_partition", FLOAT32, found.log_partition, truth.log_partition)
-    for name in ("labels", "starts", "ends", "beyond"):
+    for name in ("labels", "starts", "ends", "beyond", "durations", "transitions"):
         torch.testing.assert_close(
-            getattr(found, name).cpu().double(), getattr(truth, name), rtol=1e-5, atol=1e-6
+            getattr(found, name).cpu().double(), getattr(truth, name), rtol=1e-5, atol=2e-6
         )
+
+
+@triton.jit
+def log_kernel(p_x, p_y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    tl.store(p_y + o, log_of_one_and(tl.load(p_x + o)))
+
+
+@runs_kernels
+@pytest.mark.parametrize(("dtype", "relative"), [(FLOAT32, 5e-7), (FLOAT64, 1e-15)])
+def test_the_log_of_one_and_a_small_number_keeps_its_digits(dtype, relative):
+    x = torch.cat([torch.logspace(-30, 0, 63, dtype=FLOAT64), torch.zeros(1)]).to(DEVICE, dtype)
+    y = torch.empty_like(x)
+    log_kernel[(1,)](x, y, N=64)
+    torch.testing.assert_close(y.double(), x.double().log1p(), rtol=relative, atol=0.0)
 
 
 @runs_kernels
