@@ -11,7 +11,7 @@ from torch_semimarkov.backends import triton as backend
 from torch_semimarkov.backends.triton import launch_walk
 from torch_semimarkov.potentials import Potentials
 
-FLAGS = ("start-end", "boundary", "per-duration")
+FLAGS = ("start-end", "boundary", "tail", "per-duration")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Call:
 
 
 USUAL = Call(default=True)
+TAIL = replace(USUAL, flags=("tail",))
 QUICK = (
     USUAL,
+    TAIL,
     replace(USUAL, dtype=torch.float64, default=False),
     replace(USUAL, flags=("per-duration",)),
 )
@@ -59,6 +61,8 @@ def all_calls() -> Iterator[Call]:
         replace(USUAL, K=500, flags=("start-end", "boundary")),
         replace(USUAL, B=1, T=10_000),
         replace(USUAL, flags=("start-end", "boundary")),
+        TAIL,
+        replace(USUAL, flags=("start-end", "boundary", "tail")),
     ]
     yield from usual
     yield from (replace(call, **doubles) for call in usual)
@@ -70,8 +74,10 @@ def all_calls() -> Iterator[Call]:
         yield replace(plain, C=C)
         yield replace(plain, K=8, C=C)
         yield replace(plain, K=8, C=C, **doubles)
+    for C, K in ((3, 1), (9, 8), (65, 8), (24, 1000), (256, 100)):
+        yield replace(plain, K=K, C=C, flags=("tail",))
     for C, K in ((5, 3), (24, 16), (64, 16)):
-        for flags in (("per-duration",), FLAGS):
+        for flags in (("per-duration",), ("start-end", "boundary", "per-duration")):
             yield replace(plain, K=K, C=C, flags=flags)
             yield replace(plain, K=K, C=C, flags=flags, dtype=torch.float64)
 
@@ -110,4 +116,6 @@ def _potentials(call: Call) -> Potentials:
         terms |= {"start": empty(C), "end": empty(C)}
     if "boundary" in call.flags:
         terms |= {"start_scores": empty(B, T, C), "end_scores": empty(B, T, C)}
+    if "tail" in call.flags:
+        terms["tail"] = empty(C)
     return Potentials(**terms, lengths=torch.empty(B, dtype=torch.int64, device="meta"))

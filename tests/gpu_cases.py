@@ -18,7 +18,7 @@ from torch_semimarkov.functional import log_partition, marginals, viterbi
 # What is compared with a float64 truth: relative to values, absolute in a probability, relative to
 # a count. float32: as wanted of T = 1e6.
 LIMITS = {torch.float32: (1e-6, 1e-4, 1e-4), torch.float64: (1e-10, 1e-8, 1e-8)}
-TABLES = ("transitions", "durations")
+TABLES = ("transitions", "durations", "beyond")
 PROBABILITIES = ("labels", "starts", "ends", "boundaries")
 
 

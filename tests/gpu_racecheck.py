@@ -29,6 +29,7 @@ CASES = (
     (Size((40,), K=40, C=24), "start-end"),
     (Size((30, 12, 5, 30), K=2, C=3), "forbidden"),
     (Size((24, 9), K=3, C=4), "per-duration"),
+    (Size((70, 33, 1), K=20, C=5), "tail"),
 )
 
 

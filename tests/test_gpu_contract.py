@@ -39,8 +39,18 @@ PER_DURATION = {
     "long durations": (Size((1000, 600), K=200, C=16), Size((9, 6), K=9, C=2)),
     "many labels": (Size((200, 99), K=5, C=100), Size((8, 3), K=2, C=9)),
 }
-# Without tails, which no kernel on a GPU has.
-PROMISED = [flags for flags in FLAGS if "tail" not in FLAGS[flags]]
+# With a tail, where the history of long durations is not split.
+TAILS = {
+    "long": (Size((20_000,), K=100, C=24), Size((23,), K=6, C=3)),
+    "long durations": (Size((1500, 1203), K=500, C=24), Size((20, 13), K=12, C=3)),
+    "many labels": (Size((1000, 1, 700), K=10, C=256), Size((8, 1, 5), K=3, C=17)),
+    "many sequences": (Size(tuple(range(1000, 744, -1)), K=8, C=9), Size((9, 8, 7, 6), 3, 2)),
+    "one duration": (Size((3000, 2999), K=1, C=9), Size((9, 8), K=1, C=3)),
+    "durations beyond T": (Size((50, 37), K=200, C=16), Size((9, 7), K=30, C=2)),
+    "one label": (Size((5000,), K=300, C=1), Size((20,), K=10, C=1)),
+}
+# No kernel on a GPU has a tail with (K, C, C) transitions.
+PROMISED = [flags for flags in FLAGS if not {"tail", "per-duration"} <= FLAGS[flags]]
 PLAIN_FLAGS = [flags for flags in PROMISED if "per-duration" not in FLAGS[flags]]
 OTHER_FLAGS = [flags for flags in PROMISED if "per-duration" in FLAGS[flags]]
 
@@ -87,6 +97,13 @@ def test_every_term_agrees_with_float64(place, dtype, flags):
 
 @for_each_place
 @for_float_types
+@pytest.mark.parametrize("size", TAILS)
+def test_tails_of_every_size_agree_with_float64(place, dtype, size):
+    agrees(place, place.pick(*TAILS[size]), dtype, "tail")
+
+
+@for_each_place
+@for_float_types
 @pytest.mark.parametrize("flags", OTHER_FLAGS)
 @pytest.mark.parametrize("size", PER_DURATION)
 def test_transitions_of_each_duration_agree_with_float64(place, dtype, flags, size):
@@ -118,11 +135,12 @@ def float32_limit(inputs):
 
 @for_each_place
 @for_float_types
+@pytest.mark.parametrize("flags", ["boundary", "tail"])
 @pytest.mark.parametrize("interval", [1, 64, 1000, 10**6])
-def test_checkpoints_change_nothing_but_the_memory(place, dtype, interval):
+def test_checkpoints_change_nothing_but_the_memory(place, dtype, interval, flags):
     size = place.pick(Size((3000, 2001), K=100, C=24), Size((12, 7), K=4, C=3))
     interval = max(1, place.pick(interval, interval // 10))
-    inputs = make_inputs(size, dtype, "boundary")
+    inputs = make_inputs(size, dtype, flags)
     with runs_at(place):
         found = marginals(**place.ready(inputs), checkpoint_interval=interval)
     assert_marginals(found, truth_of(inputs), LIMITS[dtype])

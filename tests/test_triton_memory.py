@@ -70,10 +70,12 @@ class Watch(TorchDispatchMode):
         return found
 
 
-def potentials(T, K, C=24, B=1, boundary=False):
+def potentials(T, K, C=24, B=1, boundary=False, tail=False):
     shapes = {"scores": (B, T, C), "transition": (C, C), "duration_bias": (K, C)}
     if boundary:
         shapes |= {"start_scores": (B, T, C), "end_scores": (B, T, C)}
+    if tail:
+        shapes["tail"] = (C,)
     return Potentials(**{name: torch.zeros(shape) for name, shape in shapes.items()}).canonical()
 
 
@@ -96,6 +98,7 @@ def share(p, interval):
         (100_000, 100, {}),
         (8_500, 32, {}),
         (140_000, 500, {}),
+        (24_000, 100, {"tail": True}),
     ],
 )
 def test_checkpoints_hold_inputs_gradients_and_a_tenth_of_them(T, K, options):
@@ -110,12 +113,13 @@ def test_a_shorter_interval_than_a_stretch_may_have_is_the_shortest():
     groups, size, _ = backend.kept_shape(p, True, 128)
     assert groups == 7
     assert size * 8 == 4 * (100 + 3) * 24
+    assert backend.kept_shape(potentials(5_000, 100, tail=True), True, 1)[1] * 8 == 4 * 105 * 24
 
 
-@pytest.mark.parametrize("K", [4, 300])
+@pytest.mark.parametrize(("K", "tail"), [(4, False), (300, False), (4, True)])
 @pytest.mark.parametrize("interval", [None, 1])
-def test_a_training_step_can_be_captured_since_the_host_reads_nothing(K, interval):
-    p = potentials(700, K, C=3, B=2, boundary=True)
+def test_a_training_step_can_be_captured_since_the_host_reads_nothing(K, tail, interval):
+    p = potentials(700, K, C=3, B=2, boundary=True, tail=tail)
     with no_kernels(), Watch() as watch:
         value, kept = backend.forward(p, "log", True, interval)
         backend.backward(p, value, kept, torch.ones(p.B))

@@ -13,7 +13,12 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from torch_semimarkov.backends.triton.variants import MOST_LABELS, SHARED_BYTES, variant_of
+from torch_semimarkov.backends.triton.variants import (
+    MOST_LABELS,
+    SHARED_BYTES,
+    size_problem,
+    variant_of,
+)
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 __all__ = [
@@ -48,6 +53,7 @@ SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
+    "log_partition, tail": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "sample": (
@@ -92,8 +98,10 @@ def reasons_against(
     elif on_device and not reasons and isinstance(p, Potentials):
         problem = memory_problem(p.device.index or 0, SHARED_BYTES)
         reasons += [problem] if problem else []
-    if isinstance(potentials, Potentials) and potentials.tail is not None:
-        reasons.append("has no geometric tail")
+    if isinstance(p, Potentials) and p.per_duration and p.tail is not None:
+        reasons.append("has no geometric tail with (K, C, C) transitions")
+    elif isinstance(p, Potentials) and not p.per_duration:
+        reasons += [problem for problem in (size_problem(p),) if problem]
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons

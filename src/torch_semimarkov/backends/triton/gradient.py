@@ -10,8 +10,22 @@ docs/gpu-kernels.md explains it with a picture.
 import triton
 import triton.language as tl
 
-from torch_semimarkov.backends.triton.scan import PART, REBASE, WHOLE, bias_by_slot, in_registers
-from torch_semimarkov.backends.triton.sums import finite, load_or_zero, opened
+from torch_semimarkov.backends.triton.scan import (
+    PART,
+    REBASE,
+    WHOLE,
+    bias_by_slot,
+    in_registers,
+    place_of_row,
+)
+from torch_semimarkov.backends.triton.sums import add_to, finite, load_or_zero, opened
+from torch_semimarkov.backends.triton.tail import (
+    long_and_short,
+    older_and_new,
+    open_labels,
+    scaled,
+    with_long,
+)
 
 # Positions after which what adds up is written to float64; a stretch has a multiple of them.
 FLUSH = tl.constexpr(32)
@@ -40,6 +54,20 @@ def flush(p_counts, p_sums, b_weight, SIZE: tl.constexpr):
         tl.store(p_count, tl.zeros_like(b_count))
     # the lanes that add next are others
     tl.debug_barrier()
+
+
+@triton.jit
+def work_size(C, K_PAD: tl.constexpr, C_PAD: tl.constexpr, HAS_TAIL: tl.constexpr):
+    """Numbers of a sequence that go from one span to the next: a tail's are the last."""
+    labels = 6 * C if HAS_TAIL else 4 * C
+    return 2 * K_PAD * C_PAD + C * C + labels
+
+
+@triton.jit
+def add_moves(p_moves, o_pair, b_moves, m_pair, i_n):
+    """Add transitions (sequence, label before, label) to the sums of each sequence."""
+    m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
+    add_to(p_moves[:, None, None] + o_pair[None, :, :], b_moves, m_moves)
 
 
 @triton.jit
@@ -86,22 +114,22 @@ def flow_in_parts(
         b_ends += tl.sum(b_flow, axis=2)
         p_part = p_moves[:, None, None] + o_part
         m_part = m_part & (i_lane >= 0)[:, None, :]
-        b_add = b_flow * b_weight[:, None, None]
-        tl.store(p_part, tl.load(p_part, mask=m_part, other=0.0) + b_add, mask=m_part)
+        add_to(p_part, b_flow * b_weight[:, None, None], m_part)
     return b_ends
 
 
 @triton.jit
 def row_at(
-    p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr
-):
+    p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD: tl.constexpr,
+    HAS_TAIL: tl.constexpr,
+):  # fmt: skip
     """Row in float64 of starts at s, and the sum of scores from there on to the latest base."""
     i_c = tl.arange(0, C_PAD)
     b_s = tl.zeros_like(b_length) + s
     m_there = (b_s >= 0) & (b_s < b_length)
     m_s = m_there[:, None] & (i_c < C)[None, :]
     o_s = ((i_n * T + s) * C)[:, None] + i_c[None, :]
-    o_row = (i_n * ROWS + tl.maximum(s, 0) % ROWS) * (3 * C + 1)
+    o_row = place_of_row(i_n, tl.maximum(s, 0), ROWS, C, HAS_TAIL)
     b_scores = tl.load(p_scores + o_s, mask=m_s, other=0.0)
     p_entering = p_rows + o_row[:, None] + C + i_c[None, :]
     b_entering = tl.load(p_entering, mask=m_s, other=float("-inf"))
@@ -118,14 +146,14 @@ def gradient_kernel(
     p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_weight,  # (programs * N,) float64
-    p_rows,  # (programs * N, ROWS, 3 C + 1), of the scan
-    p_work,  # (programs * N, 2 K_PAD C_PAD + C C + 4 C) float64: sums as in the tables, state
+    p_rows,  # (programs * N, ROWS, row_size), of the scan
+    p_work,  # (programs * N, work_size) float64: sums as in the tables, state, a tail's
     p_counts,  # (2, programs * N, K_PAD, C_PAD): counts to add to the sums; what is open
     p_grad_scores,  # (B, T, C)
     p_grad_starts,  # (B, T, C) or None
     p_grad_ends,  # (B, T, C) or None
     T,
-    K,
+    K,  # None where durations have no tail: then nothing asks for it
     C,
     first,
     stop,
@@ -136,6 +164,7 @@ def gradient_kernel(
 ):
     """Go through the positions before ``stop`` down to ``first`` of N sequences."""
     D = p_scores.dtype.element_ty
+    HAS_TAIL: tl.constexpr = K is not None
     i_n = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     i_c, i_slot = tl.arange(0, C_PAD), tl.arange(0, K_PAD)
     b_length = tl.load(p_lengths + i_n)
@@ -151,7 +180,7 @@ def gradient_kernel(
         b_moves = tl.zeros((N, C_PAD, C_PAD), D)
     b_end = tl.load(p_transition + C * C + C + o_c, mask=m_c, other=float("-inf"))
 
-    p_sums = p_work + i_n * (2 * K_PAD * C_PAD + C * C + 4 * C)
+    p_sums = p_work + i_n * work_size(C, K_PAD, C_PAD, HAS_TAIL)
     o_tile = i_slot[None, :, None] * C_PAD + i_c[None, None, :]
     p_counts += i_n[:, None] * (K_PAD * C_PAD)
     p_moves = p_sums + K_PAD * C_PAD
@@ -168,16 +197,19 @@ def gradient_kernel(
     p_open = p_counts[:, None, :] + tl.num_programs(0).to(tl.int64) * N * (K_PAD * C_PAD) + o_tile
     b_pending = tl.load(p_open, mask=m_tile, other=0.0)
     b_lag = tl.zeros((N, C_PAD), tl.float64)
+    o_older = work_size(C, K_PAD, C_PAD, False) + i_c[None, :]
+    b_older = load_or_zero(p_sums[:, None], o_older, m_later, HAS_TAIL, b_lead)
+    p_beyond = p_sums[:, None] + o_older + C
 
     m_last = m_c & ((first < b_length) & (b_length <= stop))[:, None]
-    o_last = (i_n * ROWS + tl.maximum(b_length - 1, 0) % ROWS) * (3 * C + 1)
+    o_last = place_of_row(i_n, tl.maximum(b_length - 1, 0), ROWS, C, HAS_TAIL)
     b_alpha = tl.load(p_rows + o_last[:, None] + i_c[None, :], mask=m_last, other=float("-inf"))
     b_last = shares(b_alpha + b_end, 1)
     tl.store(p_labels + C, b_last * b_weight[:, None], mask=m_last)
     for i in range(0, tl.where((first < longest) & (longest <= stop), K_PAD - 1, 0)):
         s = longest - 1 - i
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD, HAS_TAIL
         )
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
     tl.debug_barrier()
@@ -188,33 +220,40 @@ def gradient_kernel(
         t = hi - 1 - i
         s = t - (K_PAD - 1)
         b_fresh, b_lead = row_at(
-            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD
+            p_scores, p_start_scores, p_rows, i_n, b_length, b_lead, s, T, C, ROWS, C_PAD, HAS_TAIL
         )
         tl.store(p_start + (s & (K_PAD - 1)) * C_PAD, b_fresh, mask=m_c)
         b_ring = with_row(b_ring, b_fresh, s, K_PAD)
 
         m_t = m_c & (t < b_length)[:, None]
-        p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
+        o_row = place_of_row(i_n, t, ROWS, C, HAS_TAIL)
+        p_row = p_rows + o_row[:, None] + i_c[None, :]
         b_entering = tl.load(p_row + C, mask=m_t, other=float("-inf"))
         b_open = tl.load(p_row + 2 * C, mask=m_t, other=0.0).to(tl.int32)
         b_ends = tl.where((t == b_length - 1)[:, None], b_last, b_ends)
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
         m_open = i_duration <= b_open[:, None, :]
         b_logs = tl.where(m_open, b_ring + b_bias, float("-inf"))
-        b_joint = shares(b_logs, 1) * b_ends[:, None, :]
+        b_long, b_short = long_and_short(p_row + 4 * C + 1, b_ends, m_t, HAS_TAIL)
+        b_joint = shares(b_logs, 1) * b_short[:, None, :]
         b_pending += b_joint
+        b_joint = with_long(b_joint, b_long, i_duration, K)
         p_count = p_counts[:, None, :] + (i_duration - 1) * C_PAD + i_c[None, None, :]
         tl.store(p_count, tl.load(p_count) + b_joint)
         # other lanes add to the same durations in the next step
         tl.debug_barrier()
 
-        b_labels = tl.sum(b_pending, axis=1)
+        b_older, b_pending = older_and_new(
+            p_row + 3 * C + 1, p_beyond, b_older, b_long, b_pending, b_weight, i_duration, m_t, K
+        )
+        b_labels = open_labels(b_pending, b_older, HAS_TAIL)
         if t % FLUSH == 0:
             # what is open here is all there is: rounding that adds up ends here
             b_mass = tl.sum(b_labels, axis=1)
             b_scale = (1.0 / tl.where(b_mass == 0.0, 1.0, b_mass))[:, None]
             b_labels *= b_scale
             b_pending *= b_scale[:, None, :]
+            b_older = scaled(b_older, b_scale, HAS_TAIL)
         m_start = (i_slot == (t & (K_PAD - 1)))[None, :, None]
         b_starts = tl.sum(tl.where(m_start, b_pending, 0.0), axis=1)
         b_pending = tl.where(m_start, 0.0, b_pending)
@@ -223,7 +262,7 @@ def gradient_kernel(
         store_if_wanted(p_grad_starts, o_t, b_starts * b_weight[:, None], m_t)
         store_if_wanted(p_grad_ends, o_t, b_ends * b_weight[:, None], m_t)
 
-        o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * (3 * C + 1)
+        o_before = place_of_row(i_n, tl.maximum(t - 1, 0), ROWS, C, HAS_TAIL)
         p_before = p_rows + o_before[:, None] + i_c[None, :]
         b_alpha = tl.load(p_before, mask=m_t & (b_zero + t > 0)[:, None], other=float("-inf"))
         if C_PAD > WHOLE:
@@ -236,10 +275,7 @@ def gradient_kernel(
             b_moves += b_flow
         if t % FLUSH == 0:
             if C_PAD <= WHOLE:
-                m_moves = m_pair[None, :, :] & (i_n >= 0)[:, None, None]
-                p_pair = p_moves[:, None, None] + o_pair[None, :, :]
-                b_add = b_moves * b_weight[:, None, None]
-                tl.store(p_pair, tl.load(p_pair, mask=m_moves, other=0.0) + b_add, mask=m_moves)
+                add_moves(p_moves, o_pair, b_moves * b_weight[:, None, None], m_pair, i_n)
                 b_moves = tl.zeros((N, C_PAD, C_PAD), D)
             flush(p_counts, p_sums, b_weight, K_PAD * C_PAD)
             if t == 0:
@@ -248,8 +284,7 @@ def gradient_kernel(
         # rows stay relative to where segments end, since there the weighty ones are near 0; they
         # come from float64, since far from there they are not, and float32 does not forget it
         b_scores = tl.load(p_scores + o_t, mask=m_t, other=0.0)
-        p_top = p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C
-        b_top = tl.load(p_top, mask=b_zero + t < b_length, other=0.0)
+        b_top = tl.load(p_rows + o_row + 3 * C, mask=b_zero + t < b_length, other=0.0)
         b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
         if t % REBASE == 0:
             b_rows = tl.load(p_tile, mask=m_rows, other=float("-inf")) - b_lag[:, None, :]
@@ -266,3 +301,5 @@ def gradient_kernel(
     tl.store(p_labels + 2 * C, b_lead, mask=m_before)
     tl.store(p_labels + 3 * C, b_ends, mask=m_before)
     tl.store(p_open, b_pending, mask=m_tile)
+    if HAS_TAIL:
+        tl.store(p_sums[:, None] + o_older, b_older, mask=m_before)

@@ -1,12 +1,12 @@
 """Memory and grids of the kernels; nothing here waits for the device.
 
 What is kept for the backward, as a flat float64 tensor whose shape tells which it is:
-(1, size): every position's messages, 3 C + 1 numbers of the scores' type;
+(1, size): every position's messages, 3 C + 1 numbers of the scores' type, 5 C + 1 with a tail;
 (groups, size, 1): the state of the scan before each group of stretches, K C + 3 C numbers a
-sequence, made an even number; of a split scan, its memory (see ``split``). There are as many
-stretches in a group as groups, so that the backward, which scans a group once more for the states
-before its stretches and then each stretch for its messages, has few of both: two groups' worth of
-states, and the messages of two stretches, are in memory at a time.
+sequence, K C + 5 C with a tail, made an even number; of a split scan, its memory (see ``split``).
+There are as many stretches in a group as groups, so that the backward, which scans a group once
+more for the states before its stretches and then each stretch for its messages, has few of both:
+two groups' worth of states, and the messages of two stretches, are in memory at a time.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ def stretch_of(T: int, groups: int, variant: Variant) -> int:
     return whole_stretch((T + groups * groups - 1) // (groups * groups), variant)
 
 
+def per_label(p: Potentials) -> int:
+    """Numbers a label that are kept of a position, and of a state beside its ring."""
+    return 3 if p.tail is None else 5
+
+
 def kept_shape(p: Potentials, keep: bool, interval: int | None) -> tuple[int, ...]:
     """See the head of this file; (1, 0) without a gradient to come."""
     if not keep:
         return 1, 0
     half = 1 if p.scores.dtype == torch.float64 else 2
     if interval is None:
-        return 1, up(p.B * p.T * (3 * p.C + 1), half) // half
+        return 1, up(p.B * p.T * (per_label(p) * p.C + 1), half) // half
     variant = variant_of(p)
     stretch = whole_stretch(interval, variant)
-    states = up(p.B, variant.sequences) * up((p.K + 3) * p.C, 2)
+    states = up(p.B, variant.sequences) * up((p.K + per_label(p)) * p.C, 2)
     if variant.tile:
         states = sum(launch_split.sizes(p, variant))
     groups = 1
@@ -63,7 +68,12 @@ class Run:
         nothing = p.scores.new_zeros(p.C)
         ends = [nothing if x is None else x for x in (p.start, p.end)]
         missing = 0, self.variant.C_PAD - p.C, 0, self.variant.K_PAD - p.K
-        bias = torch.nn.functional.pad(p.duration_bias.detach(), missing, value=-torch.inf)
+        bias, self.tail = p.duration_bias.detach(), None
+        if p.tail is not None:
+            self.tail = torch.cat([bias[-1], p.tail.detach()])
+            # what has K positions is among the long segments, which are no row of the tile
+            bias, missing = bias[:-1], (*missing[:3], missing[3] + 1)
+        bias = torch.nn.functional.pad(bias, missing, value=-torch.inf)
         self.tables = torch.cat([x.detach().reshape(-1) for x in (bias, p.transition, *ends)])
 
     def padded(self, x: Tensor) -> Tensor:
@@ -97,9 +107,9 @@ class Run:
                 state[1].copy_(scan.memory)
             return
         scan_kernel[(self.programs,)](
-            p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, rows, state,
-            best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
-            IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
+            p.scores, p.start_scores, p.end_scores, self.tables, self.lengths, value, self.tail,
+            rows, state, best, p.T, p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD,
+            C_PAD=v.C_PAD, IS_MAX=semiring == "max", num_warps=v.scan_warps, num_stages=1,
         )  # fmt: skip
 
 
@@ -131,8 +141,8 @@ class Gradient:
         self.run_of, self.weight = run, run.padded(weight)
         p, v = run.p, run.variant
         self.tile, self.rest = v.K_PAD * v.C_PAD, (p.C + 2) * p.C
-        sequences = len(self.weight)
-        self.sums = run.empty(sequences, 2 * self.tile + self.rest + 2 * p.C).zero_()
+        sequences, labels = len(self.weight), 2 if p.tail is None else 4
+        self.sums = run.empty(sequences, 2 * self.tile + self.rest + labels * p.C).zero_()
         self.counts = run.empty(2, sequences, self.tile, dtype=p.scores.dtype).zero_()
 
     def run(self, rows: Tensor, out: dict[str, Tensor], span: tuple[int, int, int]) -> None:
@@ -140,16 +150,19 @@ class Gradient:
         run, p, v, (first, stop, ROWS) = self.run_of, self.run_of.p, self.run_of.variant, span
         gradient_kernel[(run.programs,)](
             p.scores, p.start_scores, run.tables, run.lengths, self.weight, rows, self.sums,
-            self.counts, out["scores"], out.get("start_scores"), out.get("end_scores"), p.T, p.K,
-            p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD, C_PAD=v.C_PAD,
-            num_warps=v.gradient_warps, num_stages=1,
+            self.counts, out["scores"], out.get("start_scores"), out.get("end_scores"), p.T,
+            None if p.tail is None else p.K, p.C, first, stop, ROWS, N=v.sequences, K_PAD=v.K_PAD,
+            C_PAD=v.C_PAD, num_warps=v.gradient_warps, num_stages=1,
         )  # fmt: skip
 
     def totals(self) -> tuple[Tensor, Tensor]:
         """Expected counts over all sequences: of durations (K_PAD, C_PAD), and of the rest."""
         p, v = self.run_of.p, self.run_of.variant
         counts = self.sums[: p.B, : self.tile + self.rest].sum(0)
-        return counts[: self.tile].view(v.K_PAD, v.C_PAD), counts[self.tile :]
+        durations, rest = counts[: self.tile].view(v.K_PAD, v.C_PAD), counts[self.tile :]
+        if p.tail is not None:
+            rest = torch.cat([rest, self.sums[: p.B, -p.C :].sum(0)])
+        return durations, rest
 
 
 def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -169,9 +182,10 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
     else:
         _by_stretches(run, kept, gradient, found)
     durations, rest = (x.to(dtype) for x in gradient.totals())
-    moves, start, end = rest.split([p.C * p.C, p.C, p.C])
+    moves, labels = rest[: p.C * p.C], rest[p.C * p.C :].view(-1, p.C)
     bias = durations[: p.K, : p.C]
-    shared = {"transition": moves, "start": start, "end": end, "duration_bias": bias}
+    shared = {"transition": moves, "duration_bias": bias}
+    shared |= dict(zip(("start", "end", "tail"), labels, strict=False))
     for name in shared.keys() & present.keys():
         found[name] = shared[name].reshape(present[name].shape).clone()
     return found
@@ -184,7 +198,7 @@ def _by_stretches(
     p, dtype, groups = run.p, run.p.scores.dtype, len(kept)
     stretch = stretch_of(p.T, groups, run.variant)
     ROWS = min(2 * stretch, p.T)
-    rows = run.empty(p.B, ROWS, 3 * p.C + 1, dtype=dtype)
+    rows = run.empty(p.B, ROWS, per_label(p) * p.C + 1, dtype=dtype)
     unused = run.empty(p.B)
     coarse = kept.view(groups, -1).view(dtype)
     states = coarse if groups == 1 else torch.empty_like(coarse)

@@ -19,6 +19,13 @@ from torch_semimarkov.backends.triton.sums import (
     opened,
     total,
 )
+from torch_semimarkov.backends.triton.tail import (
+    either,
+    grown,
+    log_odds,
+    store_long,
+    stored_long,
+)
 
 # Positions after which prefix sums get a new base: float32 has few digits for large numbers.
 REBASE = tl.constexpr(8)
@@ -121,6 +128,17 @@ def with_fresh(b_ring, b_fresh, m_dead, t, K_PAD: tl.constexpr):
 
 
 @triton.jit
+def ended(b_ways, i_duration, K_PAD: tl.constexpr, IS_MAX: tl.constexpr, CHOICES: tl.constexpr):
+    """Sum over the durations of what ends at a position; the shortest of the best if wanted."""
+    if CHOICES:
+        b_inner, b_duration = first_of_max(b_ways, i_duration, K_PAD, 1)
+    else:
+        b_inner = total(b_ways, 1, IS_MAX)
+        b_duration = tl.zeros(b_inner.shape, tl.int32)
+    return b_inner, b_duration
+
+
+@triton.jit
 def normed(b_wide, b_norm, b_sum, b_like):
     """Scores of a position less the best of them, which goes to the norm; prefix sums less it."""
     # the norm takes what the lanes can hold, so that what is kept of it is exact
@@ -130,14 +148,42 @@ def normed(b_wide, b_norm, b_sum, b_like):
 
 
 @triton.jit
-def keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, m_n, C, C_PAD: tl.constexpr):
+def row_size(C, HAS_TAIL: tl.constexpr):
+    """Numbers that are kept of a position for the backward."""
+    return 5 * C + 1 if HAS_TAIL else 3 * C + 1
+
+
+@triton.jit
+def place_of_row(i_n, t, ROWS, C, HAS_TAIL: tl.constexpr):
+    """Where the numbers begin that are kept of position t of each sequence."""
+    return (i_n * ROWS + t % ROWS) * row_size(C, HAS_TAIL)
+
+
+@triton.jit
+def state_size(K, C, HAS_TAIL: tl.constexpr):
+    """Numbers of a kept state, made even, so that whole float64 hold them."""
+    labels = 5 * C if HAS_TAIL else 3 * C
+    return (K * C + labels + 1) // 2 * 2
+
+
+@triton.jit
+def keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, m_n, C, C_PAD: tl.constexpr):
     """Store what the backward needs of a position, if it is wanted."""
     if p_rows is not None:
-        p_row = p_rows + (i_row * (3 * C + 1))[:, None] + tl.arange(0, C_PAD)[None, :]
+        p_row = p_rows + o_row[:, None] + tl.arange(0, C_PAD)[None, :]
         tl.store(p_row, b_alpha, mask=m_t)
         tl.store(p_row + C, b_entering, mask=m_t)
         tl.store(p_row + 2 * C, b_open.to(b_alpha.dtype), mask=m_t)
-        tl.store(p_rows + i_row * (3 * C + 1) + 3 * C, b_top, mask=m_n)
+        tl.store(p_rows + o_row + 3 * C, b_top, mask=m_n)
+
+
+@triton.jit
+def keep_odds(p_rows, o_row, b_odds_older, b_odds_long, m_t, C, C_PAD: tl.constexpr):
+    """Store the log odds of a tail behind what else is kept of a position, if it is wanted."""
+    if p_rows is not None:
+        p_row = p_rows + (o_row + 3 * C + 1)[:, None] + tl.arange(0, C_PAD)[None, :]
+        tl.store(p_row, b_odds_older, mask=m_t)
+        tl.store(p_row + C, b_odds_long, mask=m_t)
 
 
 @triton.jit
@@ -158,8 +204,9 @@ def scan_kernel(
     p_tables,  # duration bias (K_PAD, C_PAD), transition (C, C), start (C), end (C)
     p_lengths,  # (programs * N,) int64, 0 for a sequence that is not there
     p_value,  # (programs * N,) float64; the norm, until the last stretch
-    p_rows,  # (programs * N, ROWS, 3 C + 1) or None: alpha, entering, open, top of a position
-    p_state,  # (checkpoints, programs * N, K C + 3 C made even) or None, from first's on
+    p_tail,  # bias of K positions (C,), tail (C,); or None
+    p_rows,  # (programs * N, ROWS, row_size) or None: alpha, entering, open, top of a position
+    p_state,  # (checkpoints, programs * N, state_size) or None, from first's on
     p_best,  # (programs * N, T, 2 C) int32 or None: best duration, best source
     T,
     K,
@@ -195,7 +242,7 @@ def scan_kernel(
     b_entering = (b_entering - b_norm[:, None]).to(D)
     if p_state is not None:
         m_state = m_c & (b_zero + first > 0)[:, None]
-        o_state = (i_n * ((K * C + 3 * C + 1) // 2 * 2))[:, None] + i_c[None, :]
+        o_state = (i_n * state_size(K, C, p_tail is not None))[:, None] + i_c[None, :]
         o_ring, m_ring = rows_by_age(o_state, m_state, first, K, C, K_PAD)
         b_ring = tl.load(p_state + o_ring, mask=m_ring, other=float("-inf"))
         p_labels = p_state + o_state + K * C
@@ -204,6 +251,10 @@ def scan_kernel(
         b_last = tl.load(p_labels + 2 * C, mask=m_state, other=float("-inf"))
         m_norm = (b_zero + first > 0) & (b_length > 0)
         b_norm = tl.where(m_norm, tl.load(p_value + i_n, mask=m_norm, other=0.0), b_norm)
+
+    if p_tail is not None:
+        b_long = stored_long(p_state, o_state + (K + 3) * C, m_state, C, N, C_PAD)
+        b_age = tl.zeros((N, C_PAD), tl.int32)
 
     zero = tl.full((), 0, tl.int32)
     for i in range(first, tl.minimum(stop, tl.max(b_length, axis=0).to(tl.int32))):
@@ -219,26 +270,37 @@ def scan_kernel(
         b_fresh = opened(b_entering, b_start_scores, b_sum).to(D)
         b_ring = with_fresh(b_ring, b_fresh, m_dead, t, K_PAD)
         i_duration, b_bias = bias_by_slot(p_tables, t, K_PAD, C_PAD)
-        if p_best is not None:
-            b_inner, b_duration = first_of_max(b_ring + b_bias, i_duration, K_PAD, 1)
-            p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]
-            tl.store(p_row, b_duration, mask=m_t)
-        else:
-            b_inner = total(b_ring + b_bias, 1, IS_MAX)
+        b_inner, b_duration = ended(b_ring + b_bias, i_duration, K_PAD, IS_MAX, p_best is not None)
 
         b_sum += finite(b_scores)
         b_wide = closed(b_inner, b_end_scores, b_sum)
+        if p_tail is not None:
+            # read at each position, so that they take no registers between two
+            b_longest = tl.load(p_tail + o_c, mask=m_c, other=0.0)
+            b_rate = tl.load(p_tail + C + o_c, mask=m_c, other=0.0)
+            b_long, b_odds_older = grown(
+                b_long, b_rate, b_ring, i_duration, b_scores, b_sum, K, IS_MAX
+            )
+            b_wide_long = closed(b_long, b_end_scores, b_longest)
+            b_odds_long = log_odds(b_wide_long, b_wide, b_scores)
+            b_wide = either(b_wide, b_wide_long, b_scores, IS_MAX)
+            b_age = tl.where(b_odds_older > 0.0, b_age + 1, K)
+            b_duration = tl.where(b_odds_long > 0.0, b_age, b_duration)
         b_alpha, b_top, b_norm, b_sum = normed(b_wide, b_norm, b_sum, b_scores)
         b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
-        i_row = i_n * ROWS + t % ROWS
-        keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
+        o_row = place_of_row(i_n, t, ROWS, C, p_tail is not None)
+        keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
+        if p_tail is not None:
+            b_long -= b_top[:, None]
+            keep_odds(p_rows, o_row, b_odds_older, b_odds_long, m_t, C, C_PAD)
 
         b_entering, b_source = enter(
             b_alpha, b_transition, p_transition, C, C_PAD, IS_MAX, p_best is not None
         )
         if p_best is not None:
-            p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]
-            tl.store(p_row, b_source, mask=m_t & (t + 1 < b_length)[:, None])
+            p_row = p_best + ((i_n * T + t) * (2 * C))[:, None] + i_c[None, :]
+            tl.store(p_row, b_duration, mask=m_t)
+            tl.store(p_row + 3 * C, b_source, mask=m_t & (t + 1 < b_length)[:, None])
 
         if t % REBASE == REBASE - 1:
             b_base = b_sum.to(D)
@@ -249,13 +311,15 @@ def scan_kernel(
     tl.debug_barrier()
     if p_state is not None and p_rows is None:
         m_state = m_c & (stop < b_length)[:, None]
-        o_state += tl.num_programs(0).to(tl.int64) * N * ((K * C + 3 * C + 1) // 2 * 2)
+        o_state += tl.num_programs(0).to(tl.int64) * N * state_size(K, C, p_tail is not None)
         o_ring, m_ring = rows_by_age(o_state, m_state, stop, K, C, K_PAD)
         tl.store(p_state + o_ring, b_ring, mask=m_ring)
         p_labels = p_state + o_state + K * C
         tl.store(p_labels, b_entering, mask=m_state)
         tl.store(p_labels + C, b_open.to(D), mask=m_state)
         tl.store(p_labels + 2 * C, b_last, mask=m_state)
+        if p_tail is not None:
+            store_long(p_state, o_state + (K + 3) * C, m_state, C, b_long, b_last)
     b_total, b_label = last_total(p_end, b_last, C, C_PAD, IS_MAX)
     if p_best is not None:
         tl.store(p_best + i_n * T * (2 * C) + C, b_label, mask=b_length > 0)

@@ -23,6 +23,7 @@ from torch_semimarkov.backends.triton.scan import (
     keep_row,
     last_total,
     normed,
+    place_of_row,
     scores_at,
     with_fresh,
 )
@@ -61,7 +62,7 @@ def earlier_starts(
     if p_rows is None:
         b_open = tl.load(p_mine + (RING * TILE + 1) * C + i_c, mask=i_c < C, other=0.0)
     else:
-        o_open = (i_n * ROWS + (first - 1) % ROWS) * (3 * C + 1) + 2 * C
+        o_open = place_of_row(i_n, first - 1, ROWS, C, False) + 2 * C
         b_open = tl.load(p_rows + o_open + i_c, mask=i_c < C, other=0.0)
 
     i_back = 1 + tl.arange(0, SPLITS)
@@ -228,8 +229,8 @@ def tile_kernel(
         b_wide = closed(b_inner, b_end_scores, b_sum)
         b_alpha, b_top, b_norm, b_sum = normed(b_wide, b_norm, b_sum, b_scores)
         b_last = tl.where((t == b_length - 1)[:, None], b_alpha, b_last)
-        i_row = i_n * ROWS + t % ROWS
-        keep_row(p_rows, i_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
+        o_row = place_of_row(i_n, t, ROWS, C, False)
+        keep_row(p_rows, o_row, b_alpha, b_entering, b_open, b_top, m_t, t < b_length, C, C_PAD)
         b_entering, b_source = enter(b_alpha, b_transition, p_transition, C, C_PAD, IS_MAX, CHOICES)
         if CHOICES:
             p_row = p_best + ((i_n * T + t) * (2 * C) + 3 * C)[:, None] + i_c[None, :]

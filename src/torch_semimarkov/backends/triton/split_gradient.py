@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from torch_semimarkov.backends.triton.gradient import flow, flow_in_parts, shares, store_if_wanted
-from torch_semimarkov.backends.triton.scan import REBASE, WHOLE, in_registers
+from torch_semimarkov.backends.triton.scan import REBASE, WHOLE, in_registers, place_of_row
 from torch_semimarkov.backends.triton.split import earlier_starts, place_of
 from torch_semimarkov.backends.triton.sums import finite, load_or_zero, log_sum_exp, opened
 
@@ -31,7 +31,7 @@ def open_tile(
     m_there = (i_s >= 0) & (i_s < length)
     m_s = m_there[:, None] & (i_c < C)[None, :]
     o_s = ((i_n * T + i_s) * C)[:, None] + i_c[None, :]
-    o_row = (i_n * ROWS + tl.maximum(i_s, 0) % ROWS) * (3 * C + 1)
+    o_row = place_of_row(i_n, tl.maximum(i_s, 0), ROWS, C, False)
     b_scores = tl.load(p_scores + o_s, mask=m_s, other=0.0)
     b_top = tl.load(p_rows + o_row + 3 * C, mask=m_there, other=0.0)
     p_entering = p_rows + o_row[:, None] + C + i_c[None, :]
@@ -195,7 +195,7 @@ def tile_gradient_kernel(
         b_lag = tl.zeros((1, C_PAD), tl.float64)
 
         hi = tl.minimum(first + TILE, length)
-        o_last = (i_n * ROWS + (hi - 1) % ROWS) * (3 * C + 1)
+        o_last = place_of_row(i_n, hi - 1, ROWS, C, False)
         p_last = p_rows + o_last[:, None] + i_c[None, :]
         b_last = tl.load(p_last, mask=m_c, other=float("-inf"))
         b_last += tl.load(p_end, mask=m_c, other=float("-inf"))
@@ -207,7 +207,8 @@ def tile_gradient_kernel(
 
         for i in range(0, hi - first):
             t = hi - 1 - i
-            p_row = p_rows + ((i_n * ROWS + t % ROWS) * (3 * C + 1))[:, None] + i_c[None, :]
+            o_row = place_of_row(i_n, t, ROWS, C, False)
+            p_row = p_rows + o_row[:, None] + i_c[None, :]
             b_entering = tl.load(p_row + C, mask=m_c, other=float("-inf"))
             b_open = tl.load(p_row + 2 * C, mask=m_c, other=0.0).to(tl.int32)
             i_age = (t - first - i_slot)[None, :, None]
@@ -247,7 +248,7 @@ def tile_gradient_kernel(
             store_if_wanted(p_grad_starts, o_t, b_starts * b_weight[:, None], m_c)
             store_if_wanted(p_grad_ends, o_t, b_ends * b_weight[:, None], m_c)
 
-            o_before = (i_n * ROWS + tl.maximum(t - 1, 0) % ROWS) * (3 * C + 1)
+            o_before = place_of_row(i_n, tl.maximum(t - 1, 0), ROWS, C, False)
             p_before = p_rows + o_before[:, None] + i_c[None, :]
             b_alpha = tl.load(p_before, mask=m_c & (b_zero + t > 0)[:, None], other=float("-inf"))
             if C_PAD > WHOLE:
@@ -263,7 +264,7 @@ def tile_gradient_kernel(
 
             # starts stay relative to where segments end, since there the weighty ones are near 0
             b_scores = tl.load(p_scores + o_t, mask=m_c, other=0.0)
-            b_top = tl.load(p_rows + (i_n * ROWS + t % ROWS) * (3 * C + 1) + 3 * C)
+            b_top = tl.load(p_rows + o_row + 3 * C)
             b_lag += finite(b_scores).to(tl.float64) - b_top[:, None]
             if t % REBASE == 0:
                 b_starts64 -= b_lag[:, None, :]

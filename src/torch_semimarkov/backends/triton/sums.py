@@ -61,6 +61,12 @@ def load_or_zero(p_x, o_x, m_x, HAS_X: tl.constexpr, like):
 
 
 @triton.jit
+def add_to(p_sum, b_x, m_x):
+    """Add a block to what lies in memory."""
+    tl.store(p_sum, tl.load(p_sum, mask=m_x, other=0.0) + b_x, mask=m_x)
+
+
+@triton.jit
 def opened(b_entering, b_start_scores, b_sum):
     """Score of a segment that starts here, relative to the prefix sum of its label's scores."""
     return b_entering + b_start_scores - b_sum

@@ -23,6 +23,8 @@ TABLE = (
     (1 << 20, 1, 16, 16, 64),
 )
 MOST_LABELS = 256
+# Entries at most with a tail, where no split makes the tile smaller.
+MOST_ENTRIES = 1 << 15
 # Shared memory of a program at most, as the compiler reports it, rounded up.
 SHARED_BYTES = 48 * 1024
 # Of a split: entries of a tile of positions and labels, and positions of one at least; warps of a
@@ -42,6 +44,7 @@ class Variant:
         K_PAD, C_PAD: durations and labels padded to powers of two.
         scan_warps, gradient_warps: warps of a program.
         tile: positions whose history is split over programs; 0 if one scans a sequence.
+        tail: whether long segments are one more number a label; their history is not split.
     """
 
     sequences: int
@@ -50,12 +53,14 @@ class Variant:
     scan_warps: int
     gradient_warps: int
     tile: int = 0
+    tail: bool = False
 
     def __str__(self) -> str:
         split = f", history of {self.tile} positions split over programs" if self.tile else ""
+        tail = ", with a tail" if self.tail else ""
         return (
             f"tile {self.tile or self.K_PAD} x {self.C_PAD} in registers, sequences per program "
-            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}{split}"
+            f"{self.sequences}, warps {self.scan_warps} and {self.gradient_warps}{split}{tail}"
         )
 
 
@@ -72,16 +77,34 @@ def power_of_two(size: int) -> int:
     return power
 
 
+def entries_of(p: Potentials) -> int:
+    """Entries of the larger of two tiles, as the table counts them."""
+    K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
+    wide = 2 if p.compute_dtype == torch.float64 else 1
+    return max(K_PAD, min(C_PAD, 64)) * C_PAD * wide
+
+
+def size_problem(p: Potentials) -> str:
+    """Why there is no form for (C, C) transitions and so many durations; empty if there is."""
+    most, tail = (TABLE[-1][0], "") if p.tail is None else (MOST_ENTRIES, " with a tail")
+    if entries_of(p) <= most:
+        return ""
+    return (
+        f"takes at most {most} durations times labels{tail}, each rounded up to a power of two "
+        f"(float64 counts twice), got K = {p.K} and C = {p.C}; take fewer durations"
+    )
+
+
 def variant_of(p: Potentials) -> Variant:
     """The form in which potentials run."""
     K_PAD, C_PAD = power_of_two(p.K), power_of_two(p.C)
-    entries = max(K_PAD, min(C_PAD, 64)) * C_PAD * (2 if p.compute_dtype == torch.float64 else 1)
+    entries = entries_of(p)
     _, *numbers = next(row for row in TABLE if entries <= row[0])
     sequences, scan_warps, gradient_warps, longest = numbers
-    tile = min(longest, max(TILE_ENTRIES // C_PAD, SHORTEST_TILE))
-    if 2 * tile > K_PAD:
+    tile, tail = min(longest, max(TILE_ENTRIES // C_PAD, SHORTEST_TILE)), p.tail is not None
+    if 2 * tile > K_PAD or tail:
         tile = 0
     if tile:
         scan_warps = WIDE_TILE_WARPS if tile * C_PAD > TILE_ENTRIES else TILE_WARPS
         gradient_warps = TILE_GRADIENT_WARPS
-    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile)
+    return Variant(sequences, K_PAD, C_PAD, scan_warps, gradient_warps, tile, tail)
