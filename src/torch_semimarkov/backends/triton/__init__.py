@@ -30,18 +30,22 @@ __all__ = [
     "kept_shape",
     "reasons_against",
     "reasons_against_choice",
+    "tangent",
+    "tangent_backward",
+    "tangent_kept_shape",
     "variant",
     "viterbi",
 ]
 
 NAME = "triton"
 COMPOSITE = False
-OPS = ("log_partition", "viterbi", "edge_log_partition")
+OPS = ("log_partition", "tangent", "viterbi", "edge_log_partition")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
+    "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C + K C + C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C)", "O(T C)"),
 }
@@ -70,6 +74,8 @@ def reasons_against(
         reasons += [problem] if problem else []
     if isinstance(potentials, Potentials) and potentials.tail is not None:
         reasons.append("has no geometric tail")
+    if op == "tangent" and isinstance(potentials, Potentials) and potentials.per_duration:
+        reasons.append("has no tangent of (K, C, C) transitions")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -158,6 +164,37 @@ def backward(
     part = per_duration if potentials.per_duration else launch
     with torch.cuda.device_of(potentials.scores):
         return part.backward(potentials, value, kept, weight)
+
+
+def tangent_kept_shape(potentials: Potentials, keep: bool) -> tuple[int, ...]:
+    """Shape of what the tangent keeps for its backward."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    return tangent_calls.tangent_kept_shape(potentials, keep)
+
+
+def tangent(
+    potentials: Potentials, direction: Potentials, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log partition and its derivative in a direction, (B,) float64; and what is kept."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    with torch.cuda.device_of(potentials.scores):
+        return tangent_calls.tangent(potentials, direction, keep)
+
+
+def tangent_backward(
+    potentials: Potentials,
+    direction: Potentials,
+    kept: Tensor,
+    weight: Tensor,
+    slope_weight: Tensor,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of ``(weight * value + slope_weight * slope).sum()``: of terms, of directions."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    with torch.cuda.device_of(potentials.scores):
+        return tangent_calls.tangent_backward(potentials, direction, kept, weight, slope_weight)
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
