@@ -1,4 +1,4 @@
-"""Gradients of a log partition and its slope: every position by itself, from messages of both sides.
+"""Gradients of a log partition and its slope: each position by itself, from messages of both sides.
 
 Of each posterior expectation there are two: P itself, and its derivative in the direction, which is
 P times what the slopes of its parts add up to, less the slope of log Z. Weighed with the upstream
@@ -42,6 +42,12 @@ def block_sums(p_sums, b, block, count, BLOCKS, C, BC: tl.constexpr):
     m_c = (i_c < C) & (i_c * 0 + block < count)
     p_sum = p_sums + (b * BLOCKS + block) * 2 * C + i_c
     return tl.load(p_sum, mask=m_c, other=0.0), tl.load(p_sum + C, mask=m_c, other=0.0)
+
+
+@triton.jit
+def add_to(p_x, b_x, m_x):
+    """Add to numbers in memory that no other lane adds to."""
+    tl.store(p_x, tl.load(p_x, mask=m_x, other=0.0) + b_x, mask=m_x)
 
 
 @triton.jit(do_not_specialize=["B", "T", "K", "BLOCKS"])
@@ -94,10 +100,10 @@ def tangent_durations_kernel(
             b_next, b_far = block_sums(p_sums, b, block + 1, count, BLOCKS, C, BC)
             edge, after = tl.minimum((block + 1) * BD, L), tl.minimum((block + 2) * BD, L)
             add, shift = scale_at(p_left, p_right, p_result, b, edge, L, BLOCKS * BD, C)
-            add_next, shift_next = scale_at(
-                p_left, p_right, p_result, b, after, L, BLOCKS * BD, C
-            )
+            add_next, shift_next = scale_at(p_left, p_right, p_result, b, after, L, BLOCKS * BD, C)
             b_sum, b_lean = b_sum + b_here, b_lean + b_there
+            b_lead_here, b_slide_here = b_sum + add, b_lean + shift
+            b_lead_next, b_slide_next = b_sum + b_next + add_next, b_lean + b_far + shift_next
             low = tl.maximum(block * BD - first, 0)
             high = tl.minimum((block + 1) * BD - first, longest)
             for j in range(0, high - low):
@@ -110,23 +116,18 @@ def tangent_durations_kernel(
                 b_moved = tl.load(p_bias + size + o_bias, mask=m_c, other=0.0)
                 # the last of the starts may reach into the next block
                 m_next = (i_end >= (block + 1) * BD)[:, None]
-                b_lead = tl.where(m_next, (b_sum + b_next + add_next)[None, :], (b_sum + add)[None, :])
-                b_slide = tl.where(
-                    m_next, (b_lean + b_far + shift_next)[None, :], (b_lean + shift)[None, :]
-                )
+                b_lead = tl.where(m_next, b_lead_next[None, :], b_lead_here[None, :])
+                b_slide = tl.where(m_next, b_slide_next[None, :], b_slide_here[None, :])
                 b_log = b_x + tl.load(p_end, mask=m_d, other=NEGATIVE) + b_lead + b_bias[None, :]
                 b_slope = b_y + tl.load(p_end + C, mask=m_d, other=0.0) + b_slide + b_moved[None, :]
                 b_mass = tl.exp(b_log)
                 b_curved = b_mass * b_slope
                 b_plain += b_mass
                 b_bent += b_curved
-                b_count, b_curve = tl.sum(b_mass, axis=0), tl.sum(b_curved, axis=0)
-                p_count = p_counts + o_bias
-                b_count_in_terms = value_weight * b_count + slope_weight * b_curve
-                tl.store(p_count, tl.load(p_count, mask=m_c, other=0.0) + b_count_in_terms, mask=m_c)
-                p_count += K * C
-                b_count *= slope_weight
-                tl.store(p_count, tl.load(p_count, mask=m_c, other=0.0) + b_count, mask=m_c)
+                b_count = slope_weight * tl.sum(b_mass, axis=0)
+                b_both = tl.sum(value_weight * b_mass + slope_weight * b_curved, axis=0)
+                add_to(p_counts + o_bias, b_both, m_c)
+                add_to(p_counts + K * C + o_bias, b_count, m_c)
         tl.store(p_starts + o_s, value_weight * b_plain + slope_weight * b_bent, mask=m_s)
         tl.store(p_starts + wide(B) * T * C + o_s, slope_weight * b_plain, mask=m_s)
         # the next block adds to the same counts
@@ -154,7 +155,7 @@ def tangent_pairs_kernel(
     BS: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Ends of a tile of labels at some positions, and counts of the transitions that follow them."""
+    """Ends of a tile of labels at some positions, and counts of the transitions after them."""
     i_c, i_source = tl.arange(0, BC), tl.program_id(1) * BS + tl.arange(0, BS)
     m_source = i_source < C
     m_pair, o_pair = m_source[:, None] & (i_c < C)[None, :], i_source[:, None] * C + i_c[None, :]

@@ -11,8 +11,8 @@ what lies between the block and a position, the lead, is added up from the sums 
 no number grows with the sequence, and what is kept is what the combining pass needs. The other way
 round, the same kernel gives the messages from the right; its blocks have the same edges.
 
-Row p of a sequence has 4 C + 2 numbers: the segments that start at p and their slopes, alpha and its
-slope, and the two normalisers after p. They are whole numbers, so that their sums are exact.
+Row p of a sequence has 4 C + 2 numbers: the segments that start at p and their slopes, alpha and
+its slope, and the two normalisers after p. Those are whole numbers, so that their sums are exact.
 """
 
 import triton
@@ -88,11 +88,8 @@ def leave(
     b_top = tl.full((BD, BC), NEGATIVE, tl.float64)
     b_total = tl.zeros((BD, BC), tl.float64)
     b_moment = tl.zeros((BD, BC), tl.float64)
-    if REVERSED:
-        blocks = (p + reach) // BD - p // BD + 1
-    else:
-        blocks = p // BD - (p - reach) // BD + 1
-    for i in range(0, blocks):
+    farthest = p + reach if REVERSED else p - reach
+    for i in range(0, tl.abs(farthest // BD - p // BD) + 1):
         j = wide(i)
         if REVERSED:
             block = p // BD + j
