@@ -18,10 +18,12 @@ from torch_semimarkov.backends.triton.tangent_scan import tangent_scan_kernel
 from torch_semimarkov.backends.triton.variants import power_of_two, up
 from torch_semimarkov.potentials import Potentials
 
-# Positions of a block, at most and at least; lanes of a tile, of which one warp has so many.
-LONGEST_BLOCK, SHORTEST_BLOCK, LANES, LANES_OF_A_WARP = 64, 8, 2048, 256
-# Lanes of a tile of the combining pass; positions that a program takes at a time.
-TILE, POSITIONS = 1024, 64
+# Positions of a block, at most and at least; lanes of a tile, if it has no more than 128 labels.
+LONGEST_BLOCK, SHORTEST_BLOCK, TILE = 64, 8, 1024
+# Lanes of a warp: few, since each takes many registers.
+LANES = 128
+# Positions that a program takes at a time to count transitions.
+POSITIONS = 64
 # Programs with sums of their own, at most, and float64 numbers in all of those.
 PROGRAMS, SUMS = 512, 1 << 23
 Grads = dict[str, Tensor]
@@ -64,7 +66,7 @@ class _Run:
     def __init__(self, p: Potentials, direction: Potentials) -> None:
         self.p, self.direction, self.K = p, direction, min(p.K, p.T)
         self.BC, self.BD, self.blocks = power_of_two(p.C), _block(p), _blocks(p)
-        self.warps = max(1, min(8, self.BD * self.BC // LANES_OF_A_WARP))
+        self.warps = _warps(self.BD * self.BC, LANES)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Memory on the device."""
@@ -132,23 +134,23 @@ class _Run:
         tangent_durations_kernel[(len(durations),)](
             tables, p.lengths, rows, right, sums, longest, result, weights, starts, durations, p.B,
             p.T, self.K, p.C, self.blocks, BD=self.BD, SUB=SUB, BC=self.BC,
-            num_warps=_warps(SUB * self.BC), num_stages=1,
+            num_warps=_warps(SUB * self.BC, LANES), num_stages=1,
         )  # fmt: skip
 
-        BS = min(self.BC, TILE // self.BC)
+        BS = min(self.BC, max(1, TILE // 2 // self.BC))
         items = p.B * (up(p.T, POSITIONS) // POSITIONS)
         moves = self.empty(_parts(items, p.C * p.C), 2, p.C, p.C)
         terms, directions = tables.chunk(2)
         tangent_pairs_kernel[(len(moves), up(p.C, BS) // BS)](
             terms, directions, terms[-p.C :], directions[-p.C :], p.lengths, rows, right, result,
             weights, ends, moves, p.B, p.T, p.C, self.blocks * self.BD, POSITIONS=POSITIONS, BS=BS,
-            BC=self.BC, num_warps=_warps(BS * self.BC), num_stages=1,
+            BC=self.BC, num_warps=_warps(BS * self.BC, LANES), num_stages=1,
         )  # fmt: skip
 
         BT = max(8, TILE // self.BC)
         tangent_labels_kernel[(p.B, 2)](
             p.lengths, starts, ends, *labels, p.B, p.T, p.C, BT=BT, BC=self.BC,
-            num_warps=_warps(BT * self.BC), num_stages=1,
+            num_warps=_warps(BT * self.BC, 2 * LANES), num_stages=1,
         )  # fmt: skip
         shared = {"duration_bias": durations.sum(0), "transition": moves.sum(0)}
         return self._by_name(labels, starts, ends, shared)
@@ -178,7 +180,7 @@ class _Run:
 def _block(p: Potentials) -> int:
     """Positions of a block."""
     most = min(LONGEST_BLOCK, max(16, power_of_two(p.K)))
-    return max(SHORTEST_BLOCK, min(most, LANES // power_of_two(p.C)))
+    return max(SHORTEST_BLOCK, min(most, TILE // power_of_two(p.C)))
 
 
 def _blocks(p: Potentials) -> int:
@@ -196,6 +198,6 @@ def _parts(items: int, numbers: int) -> int:
     return max(1, min(items, PROGRAMS, max(SUMS // (2 * numbers), 32)))
 
 
-def _warps(lanes: int) -> int:
-    """Warps of a program of the combining pass."""
-    return max(1, min(8, lanes // LANES_OF_A_WARP))
+def _warps(lanes: int, each: int) -> int:
+    """Warps of a program with so many lanes."""
+    return max(1, min(8, lanes // each))

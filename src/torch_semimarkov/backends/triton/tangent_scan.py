@@ -21,8 +21,8 @@ import triton.language as tl
 from torch_semimarkov.backends.triton.per_duration_parts import NEGATIVE, wide
 from torch_semimarkov.backends.triton.sums import finite
 
-# Labels before, of a part of the transitions.
-SOURCES = tl.constexpr(32)
+# Lanes of a part of the transitions.
+PART = tl.constexpr(1024)
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def load_pair(p_x, p_moved, o_x, m_x, like):
 @triton.jit
 def enter(p_row, p_transition, p_moved, C, BC: tl.constexpr):
     """Sum over the labels before, whose alpha is in a row, and the mean of the slopes."""
-    BS: tl.constexpr = SOURCES if BC > SOURCES else BC
+    BS: tl.constexpr = PART // BC if BC * BC > PART else BC
     i_c = tl.arange(0, BC)
     b_top = tl.full((BS, BC), NEGATIVE, tl.float64)
     b_total = tl.zeros((BS, BC), tl.float64)
