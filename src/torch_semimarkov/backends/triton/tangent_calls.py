@@ -144,7 +144,7 @@ class _Run:
         tangent_pairs_kernel[(len(moves), up(p.C, BS) // BS)](
             terms, directions, terms[-p.C :], directions[-p.C :], p.lengths, rows, right, result,
             weights, ends, moves, p.B, p.T, p.C, self.blocks * self.BD, POSITIONS=POSITIONS, BS=BS,
-            BC=self.BC, num_warps=_warps(BS * self.BC, LANES), num_stages=1,
+            BC=self.BC, num_warps=_warps(BS * self.BC, LANES // 2), num_stages=1,
         )  # fmt: skip
 
         BT = max(8, TILE // self.BC)
