@@ -65,7 +65,7 @@ class _Run:
 
     def __init__(self, p: Potentials, direction: Potentials) -> None:
         self.p, self.direction, self.K = p, direction, min(p.K, p.T)
-        self.BC, self.BD, self.blocks = power_of_two(p.C), _block(p), _blocks(p)
+        self.BC, self.BD, self.blocks = power_of_two(p.C), block_of(p), _blocks(p)
         self.warps = _warps(self.BD * self.BC, LANES)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -177,7 +177,7 @@ class _Run:
         return grads[0], grads[1]
 
 
-def _block(p: Potentials) -> int:
+def block_of(p: Potentials) -> int:
     """Positions of a block."""
     most = min(LONGEST_BLOCK, max(16, power_of_two(p.K)))
     return max(SHORTEST_BLOCK, min(most, TILE // power_of_two(p.C)))
@@ -185,12 +185,12 @@ def _block(p: Potentials) -> int:
 
 def _blocks(p: Potentials) -> int:
     """Blocks of the positions of a sequence."""
-    return up(p.T, _block(p)) // _block(p)
+    return up(p.T, block_of(p)) // block_of(p)
 
 
 def _sizes(p: Potentials, blocks: int) -> list[int]:
     """Numbers of all rows, of the sums of so many blocks, and of the results."""
-    return [p.B * blocks * _block(p) * (4 * p.C + 2), p.B * blocks * 2 * p.C, 4 * p.B]
+    return [p.B * blocks * block_of(p) * (4 * p.C + 2), p.B * blocks * 2 * p.C, 4 * p.B]
 
 
 def _parts(items: int, numbers: int) -> int:
