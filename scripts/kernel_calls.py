@@ -98,6 +98,11 @@ def launch_all(call: Call) -> None:
     for interval in (None, 100):
         value, kept = backend.forward(p, "log", True, interval)
         backend.backward(p, value, kept, torch.ones_like(value))
+    wide = _potentials(replace(call, dtype=torch.float64))
+    if not wide.per_duration:
+        for keep in (False, True):
+            value, slope, kept = backend.tangent(wide, wide, keep)
+            backend.tangent_backward(wide, wide, kept, value, slope)
 
 
 def _potentials(call: Call) -> Potentials:

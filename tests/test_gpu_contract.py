@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from factory import FLAGS, Size, make_inputs, one_sequence, tensors
+from factory import (
+    FLAGS,
+    Size,
+    gradients_of,
+    make_inputs,
+    one_sequence,
+    tensors,
+    upstream,
+    with_grad,
+)
 from gpu_cases import (
     LIMITS,
     assert_marginals,
@@ -17,7 +26,7 @@ from gpu_cases import (
 )
 from hostile_cases import CASES, hostile, marginal_tolerance
 
-from torch_semimarkov import explain
+from torch_semimarkov import entropy, explain
 from torch_semimarkov.errors import ShapeError, UnsupportedError
 from torch_semimarkov.functional import log_partition, marginals, segment_score, viterbi
 
@@ -100,6 +109,30 @@ def test_every_term_agrees_with_float64(place, dtype, flags):
 @pytest.mark.parametrize("size", TAILS)
 def test_tails_of_every_size_agree_with_float64(place, dtype, size):
     agrees(place, place.pick(*TAILS[size]), dtype, "tail")
+
+
+@for_each_place
+@for_float_types
+@pytest.mark.parametrize(
+    ("size", "flags"),
+    [
+        *((size, "start-end") for size in SIZES),
+        *(("odd and padded", each) for each in PLAIN_FLAGS if each != "tail"),
+    ],
+)
+def test_the_entropy_and_its_gradient_agree_with_float64(place, dtype, size, flags):
+    inputs = make_inputs(place.pick(*SIZES[size]), dtype, flags, seed=5)
+    weight = upstream(len(inputs["lengths"]))
+    leaves, right = with_grad(place.ready(inputs)), with_grad(wide(inputs))
+    with runs_at(place):
+        value = entropy(**leaves)
+        found = gradients_of(value, leaves, weight.to(value))
+    truth = entropy(**right, backend="cpu")
+    limit = LIMITS[dtype][0]
+    compare(value, truth, rtol=limit, atol=limit * inputs["scores"].shape[1])
+    for name, expected in gradients_of(truth, right, weight).items():
+        largest = expected.abs().max().item()
+        compare(found[name], expected, rtol=10 * limit, atol=10 * limit * (1.0 + largest))
 
 
 @for_each_place

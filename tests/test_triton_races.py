@@ -17,7 +17,7 @@ import race_checker
 from factory import Size, make_inputs, upstream
 
 from torch_semimarkov.backends import triton as backend
-from torch_semimarkov.backends.triton import edges, launch_walk, scans, variants
+from torch_semimarkov.backends.triton import edges, launch_walk, scans, tangent_calls, variants
 from torch_semimarkov.potentials import EdgePotentials, Potentials
 
 FOLDER = Path(backend.__file__).parent
@@ -87,6 +87,18 @@ def call_scan(op, reverse):
     return lambda: scans.associative_scan(x, op, reverse, False, None, None)
 
 
+def call_tangent(keep):
+    """The same for the tangent and its gradients, over several blocks of positions."""
+    p = Potentials(**make_inputs(Size((5, 2), K=4, C=2), flags="boundary")).canonical()
+
+    def run():
+        with mock.patch.object(tangent_calls, "block_of", lambda p: 2):
+            value, slope, kept = backend.tangent(p, p, keep)
+            return value, slope, backend.tangent_backward(p, p, kept, upstream(2), upstream(2))
+
+    return run
+
+
 def call_split(operation):
     """The same with the history of a tile of 8 positions split over programs, in several tiles."""
     inner = call(operation, Size((20, 9), K=17, C=2), torch.float32, "boundary")
@@ -114,6 +126,7 @@ OTHERS = [
     *[(f"messages-{flags}", call_posterior, ("messages", flags)) for flags in ("forbidden", "all")],
     ("max-marginals", call_posterior, ("max_marginals", "forbidden")),
     *[(f"split-{operation}", call_split, (operation,)) for operation in OPERATIONS[:4]],
+    *[(f"tangent-{keep}", call_tangent, (keep,)) for keep in (False, True)],
     *[(f"edges-{semiring}", call_edges, (semiring,)) for semiring in ("log", "max")],
     *[
         (f"scan-{op}-{reverse}", call_scan, (op, reverse))

@@ -38,6 +38,9 @@ __all__ = [
     "reasons_against",
     "reasons_against_choice",
     "sample",
+    "tangent",
+    "tangent_backward",
+    "tangent_kept_shape",
     "variant",
     "viterbi",
 ]
@@ -45,16 +48,18 @@ __all__ = [
 NAME = "triton"
 COMPOSITE = False
 OPS = (
-    "log_partition", "viterbi", "sample", "messages", "max_marginals", "edge_log_partition",
+    "log_partition", "tangent", "viterbi", "sample", "messages", "max_marginals",
+    "edge_log_partition",
 )  # fmt: skip
 # Those that take no tail.
-POSTERIOR_OPS = ("sample", "messages", "max_marginals")
+WITHOUT_TAIL = ("tangent", "sample", "messages", "max_marginals")
 SEMIRINGS = ("log", "max")
 # Time, and memory beside inputs and results, without and with a gradient; docs/backends.md.
 COSTS = {
     "log_partition": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, tail": ("O(T (K C + C^2))", "O(K C)", "O(T C)"),
     "log_partition, (K, C, C) transitions": ("O(T K C^2)", "O(K C)", "O(T C)"),
+    "tangent": ("O(T (K C + C^2))", "O(K C)", "O(T C + K C + C^2)"),
     "viterbi": ("O(T (K C + C^2))", "O(T C)", "none"),
     "sample": (
         "O(T (K C + C^2)) + O(N (K + C)) for each sample of N segments",
@@ -89,7 +94,7 @@ def reasons_against(
         reasons.append(f"has no {op}")
     if op == "max_marginals" and getattr(p, "per_duration", False):
         reasons.append("has no max_marginals for (K, C, C) transitions")
-    if op in POSTERIOR_OPS and getattr(p, "tail", None) is not None:
+    if op in WITHOUT_TAIL and getattr(p, "tail", None) is not None:
         reasons.append(f"has no {op} with a geometric tail")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
@@ -102,6 +107,8 @@ def reasons_against(
         reasons.append("has no geometric tail with (K, C, C) transitions")
     elif isinstance(p, Potentials) and not p.per_duration:
         reasons += [problem for problem in (size_problem(p),) if problem]
+    if op == "tangent" and isinstance(p, Potentials) and p.per_duration:
+        reasons.append("has no tangent of (K, C, C) transitions")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
@@ -190,6 +197,37 @@ def backward(
     part = per_duration if potentials.per_duration else launch
     with torch.cuda.device_of(potentials.scores):
         return part.backward(potentials, value, kept, weight)
+
+
+def tangent_kept_shape(potentials: Potentials, keep: bool) -> tuple[int, ...]:
+    """Shape of what the tangent keeps for its backward."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    return tangent_calls.tangent_kept_shape(potentials, keep)
+
+
+def tangent(
+    potentials: Potentials, direction: Potentials, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log partition and its derivative in a direction, (B,) float64; and what is kept."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    with torch.cuda.device_of(potentials.scores):
+        return tangent_calls.tangent(potentials, direction, keep)
+
+
+def tangent_backward(
+    potentials: Potentials,
+    direction: Potentials,
+    kept: Tensor,
+    weight: Tensor,
+    slope_weight: Tensor,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of ``(weight * value + slope_weight * slope).sum()``: of terms, of directions."""
+    from torch_semimarkov.backends.triton import tangent_calls
+
+    with torch.cuda.device_of(potentials.scores):
+        return tangent_calls.tangent_backward(potentials, direction, kept, weight, slope_weight)
 
 
 def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
