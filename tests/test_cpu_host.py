@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 import torch
-from factory import Size, make_inputs
+from factory import Size, make_inputs, with_grad
 
 from torch_semimarkov import dispatch
 from torch_semimarkov.backends import cpu
 from torch_semimarkov.backends.cpu import host
 from torch_semimarkov.dispatch.queries import max_marginals, messages
-from torch_semimarkov.functional import kbest, sample
+from torch_semimarkov.functional import SemiMarkovStream, entropy, kbest, sample
 from torch_semimarkov.potentials import Potentials
 
 SIZE = Size((9, 5), K=4, C=3, padding=2)
@@ -23,7 +23,17 @@ CALLS = {
     "sample": lambda p: cpu.sample(p, 4, 5),
     "messages": cpu.messages,
     "max_marginals": cpu.max_marginals,
+    "tangent": lambda p: slopes(p),
 }
+
+
+def slopes(p):
+    """Everything that a tangent and its backward give, as a flat list."""
+    p = p.map_terms(lambda x: x.double())
+    direction = p.map_terms(torch.ones_like)
+    value, slope, kept = cpu.tangent(p, direction, True)
+    grads = cpu.tangent_backward(p, direction, kept, value, slope)
+    return [value, slope, kept, *grads[0].values(), *grads[1].values()]
 
 
 def ready(flags="start-end"):
@@ -44,14 +54,17 @@ def test_the_terms_come_to_memory_and_the_results_go_back(op):
     p, gpu = ready(), SimpleNamespace(type="cuda")
     wanted, went = CALLS[op](p), []
 
-    def sent(results, device):
-        went.append(device)
-        return results
+    def to(self, device):
+        if device is gpu:
+            went.append(device)
+            return self
+        return stay(self, device)
 
-    pretence = mock.patch.object(host, "sent", sent)
+    stay = torch.Tensor.to
+    pretence = mock.patch.object(torch.Tensor, "to", to)
     with pretence, mock.patch.object(Potentials, "device", gpu):
         found = CALLS[op](p)
-    assert went == [gpu]
+    assert went and all(device is gpu for device in went)
     assert all(map(torch.equal, found, wanted))
 
 
@@ -74,8 +87,8 @@ def test_it_takes_tensors_of_a_gpu_and_of_no_other_device(op, on_a_gpu):
     assert found.variant == "on copies in memory"
 
 
-@pytest.mark.parametrize("op", ["log_partition", "tangent", "viterbi", "stream"])
-def test_what_has_a_gradient_or_a_kernel_stays_where_its_tensors_are(op, on_a_gpu):
+@pytest.mark.parametrize("op", ["log_partition", "viterbi", "stream"])
+def test_what_has_a_kernel_there_or_chunks_stays_where_its_tensors_are(op, on_a_gpu):
     reasons = cpu.reasons_against(op, on_a_gpu, "max" if op == "viterbi" else "log")
     assert reasons == ["needs CPU tensors, got cuda:0"]
 
@@ -90,8 +103,16 @@ def test_answers_on_a_gpu_are_those_of_the_same_numbers_in_memory(flags):
     assert torch.equal(mine.scores, theirs.scores.cpu())
     assert mine.segments == theirs.segments.to("cpu")
     assert sample(**there, num_samples=2, backend="cpu").starts.device.type == "cuda"
-    if flags != "per-duration":
-        for ask in (messages, max_marginals):
-            p = Potentials(**there).canonical()
-            found, wanted = ask(p, "cpu"), ask(Potentials(**here).canonical(), "cpu")
-            assert all(torch.equal(x.cpu(), y) for x, y in zip(found, wanted, strict=True))
+    leaves = with_grad(there)
+    found = entropy(**leaves, backend="cpu")
+    found.sum().backward()
+    assert torch.equal(found.cpu(), entropy(**here))
+    assert leaves["scores"].grad.device.type == "cuda"
+    for ask in (messages, max_marginals):
+        p = Potentials(**there).canonical()
+        found, wanted = ask(p, "cpu"), ask(Potentials(**here).canonical(), "cpu")
+        assert all(torch.equal(x.cpu(), y) for x, y in zip(found, wanted, strict=True))
+    shared = {name: x for name, x in there.items() if name in ("transition", "duration_bias")}
+    stream = SemiMarkovStream(**shared)
+    stream.push(there["scores"])
+    assert stream.log_partition().isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,8 @@ class SemiMarkovStream:
 
     What it says equals what :func:`torch_semimarkov.log_partition` and
     :func:`torch_semimarkov.viterbi` say of all chunks in one piece. Computes in float64 on a CPU,
-    without gradients. The sequences of a batch have the same number of positions.
+    without gradients; what lies on a GPU is copied. The sequences of a batch have the same number
+    of positions.
 
     Args:
         transition: (C, C) float, ``transition[source, destination]``, in nats; -inf forbids. Or
@@ -88,7 +90,8 @@ class SemiMarkovStream:
         require_tensors(transition=transition, duration_bias=duration_bias)
         C = duration_bias.shape[-1] if duration_bias.dim() else 1
         blank = torch.zeros(1, 1, C, device=duration_bias.device)
-        self._p = gather(blank, transition, duration_bias, start=start, end=end, tail=tail)
+        given = gather(blank, transition, duration_bias, start=start, end=end, tail=tail)
+        self._p = replace(given.map_terms(lambda x: x.detach().to("cpu")), lengths=None).canonical()
         self._C, self._lag, self._decode = C, lag, decode
         self._sums = dispatch.stepper(self._p, "log", backend) if partition else None
         self._bests = dispatch.stepper(self._p, "max", backend) if decode else None
@@ -261,10 +264,10 @@ class SemiMarkovStream:
     def _array(self, name: str, x: Tensor | None, scores: Tensor) -> np.ndarray:
         if x is None:
             return np.empty(0)
-        if x.shape != scores.shape or not x.is_floating_point() or x.device.type != "cpu":
+        if x.shape != scores.shape or not x.is_floating_point() or x.is_meta:
             got = f"{tuple(x.shape)} {str(x.dtype)[6:]} on {x.device}"
-            raise ShapeError(f"{name} must be {tuple(scores.shape)} float on cpu, got {got}")
-        array = x.detach().double().contiguous().numpy()
+            raise ShapeError(f"{name} must be {tuple(scores.shape)} float, got {got}")
+        array = x.detach().to("cpu", torch.float64).contiguous().numpy()
         if not array.max() < np.inf:
             row = [int(i) for i in np.argwhere(~(array < np.inf))[0]]
             raise ShapeError(

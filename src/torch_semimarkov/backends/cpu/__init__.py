@@ -37,11 +37,8 @@ from torch_semimarkov.backends.cpu.per_duration_messages import messages as pair
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.sums import GROUPS
-from torch_semimarkov.backends.cpu.tangent_calls import (
-    tangent,
-    tangent_backward,
-    tangent_kept_shape,
-)
+from torch_semimarkov.backends.cpu.tangent_calls import kept_shape as tangent_kept_shape
+from torch_semimarkov.backends.cpu.tangent_calls import slope_backward, slope_forward
 from torch_semimarkov.backends.cpu.threads import share
 from torch_semimarkov.backends.cpu.values import looks_clean
 from torch_semimarkov.backends.cpu.vector_types import LANES
@@ -309,6 +306,7 @@ def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return score[None], table[:, None, :, :width], count[None]
 
 
+tangent, tangent_backward = hosted(slope_forward), hosted(slope_backward)
 edge_forward, edge_backward, edge_kept_shape = edges.forward, edges.backward, edges.kept_shape
 
 

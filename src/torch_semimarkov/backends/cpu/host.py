@@ -1,7 +1,7 @@
-"""Calls for tensors of a GPU: their terms are copied to memory, and the results back.
+"""Calls for tensors of a GPU: their arguments are copied to memory, and the results back.
 
-For answers without a gradient that no kernel of a GPU gives: compiled loops and two copies are far
-faster than a loop of small launches for each position.
+For what no kernel of a GPU gives: compiled loops and two copies are far faster than a loop of small
+launches for each position.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,33 +17,44 @@ from torch import Tensor
 from torch_semimarkov.potentials import Potentials
 
 Rest = ParamSpec("Rest")
-Call = Callable[Concatenate[Potentials, Rest], tuple[Tensor, ...]]
+Results = TypeVar("Results")
 # The ops whose calls are wrapped here.
-HOSTED = ("kbest", "sample", "messages", "max_marginals")
+HOSTED = ("tangent", "kbest", "sample", "messages", "max_marginals")
 
 
-def hosted(call: Call[Rest]) -> Call[Rest]:
-    """``call``, which takes potentials in memory, for those of any device."""
+def hosted(
+    call: Callable[Concatenate[Potentials, Rest], Results],
+) -> Callable[Concatenate[Potentials, Rest], Results]:
+    """``call``, which takes potentials and tensors in memory, for those of any device."""
 
     @wraps(call)
-    def wherever(potentials: Potentials, *args: Rest.args, **more: Rest.kwargs) -> tuple:
+    def wherever(potentials: Potentials, *args: Rest.args, **more: Rest.kwargs) -> Results:
         device = potentials.device
         if device.type == "cpu":
             return call(potentials, *args, **more)
-        return sent(call(in_memory(potentials), *args, **more), device)
+        here: Any = [in_memory(x) for x in args]
+        return sent(call(in_memory(potentials), *here, **more), device)
 
     return wherever
 
 
-def in_memory(potentials: Potentials) -> Potentials:
-    """Copies of the terms and lengths, without their graph."""
-    p = potentials.map_terms(lambda x: x.detach().to("cpu"))
+def in_memory(x: Any) -> Any:
+    """Potentials, lengths too, or a tensor, without their graph; what is neither as it is."""
+    if isinstance(x, Tensor):
+        return x.detach().to("cpu")
+    if not isinstance(x, Potentials):
+        return x
+    p = x.map_terms(in_memory)
     return p if p.lengths is None else replace(p, lengths=p.lengths.to("cpu"))
 
 
-def sent(results: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """The results on a device."""
-    return tuple(x.to(device) for x in results)
+def sent(results: Any, device: torch.device) -> Any:
+    """Results, tensors in tuples and dictionaries, on a device."""
+    if isinstance(results, Tensor):
+        return results.to(device)
+    if isinstance(results, dict):
+        return {name: sent(x, device) for name, x in results.items()}
+    return tuple(sent(x, device) for x in results)
 
 
 def takes(op: str, device: torch.device) -> bool:

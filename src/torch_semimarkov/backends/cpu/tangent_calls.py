@@ -20,12 +20,12 @@ _EMPTY = np.empty(0)
 Grads = dict[str, Tensor]
 
 
-def tangent_kept_shape(potentials: Potentials, keep: bool) -> tuple[int, ...]:
+def kept_shape(potentials: Potentials, keep: bool) -> tuple[int, ...]:
     """Alpha and its slope, and the steps of their normalisers, or nothing."""
     return (potentials.B, 2 * potentials.T * (potentials.C + 1)) if keep else (0,)
 
 
-def tangent(
+def slope_forward(
     potentials: Potentials, direction: Potentials, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log partition and its derivative in a direction, (B,) float64; and what the backward needs.
@@ -33,7 +33,7 @@ def tangent(
     Potentials and direction are canonical, float64, and have the same terms.
     """
     p, tables = potentials, _tables(potentials, direction)
-    value, slope, kept = np.empty(p.B), np.empty(p.B), np.zeros(tangent_kept_shape(p, keep))
+    value, slope, kept = np.empty(p.B), np.empty(p.B), np.zeros(kept_shape(p, keep))
 
     def task(b: int) -> None:
         total, norm, lean, drift = tables.scan(b, kept[b] if keep else _EMPTY)
@@ -44,7 +44,7 @@ def tangent(
     return torch.from_numpy(value), torch.from_numpy(slope), torch.from_numpy(kept)
 
 
-def tangent_backward(
+def slope_backward(
     potentials: Potentials,
     direction: Potentials,
     kept: Tensor,
