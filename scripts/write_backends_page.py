@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -30,6 +31,17 @@ PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 DURATIONS = {1: "1", 2: "2", 5: ">= 3"}
 DEVICES = ("cpu", "cuda")
 B, T, C = 2, 7, 3
+# Calls beside log_partition, with the semiring in which they are asked about.
+QUERY_OPS = {
+    "tangent": "log", "viterbi": "max", "kbest": "max", "sample": "log", "messages": "log",
+    "max_marginals": "max", "stream": "log",
+}  # fmt: skip
+MODELS = {
+    "(C, C) transitions": (),
+    "(K, C, C) transitions": ("transition",),
+    "geometric tail": ("tail",),
+    "both": ("transition", "tail"),
+}
 # What the functions and the flag of a backend are called that look at the machine.
 PROBES = {"triton_problem": lambda *_: "", "memory_problem": lambda *_: "", "INTERPRETED": False}
 
@@ -59,6 +71,14 @@ SEMIRING = """
 `log_partition` takes the potentials of a model, `edge_log_partition` explicit edges of shape
 `(B, N-1, K, C, C)`. What compares two models, `cross_entropy` and `kl_divergence`, runs in
 `SemiMarkov(semiring)` on the edges of both. The error of a call that cannot run has the reason.
+"""
+QUERIES = """
+## Which backend runs the other calls
+
+The first is what `auto` runs. `tangent` stands behind entropies, divergences and second
+derivatives, `messages` behind the probabilities of segments and windows, `max_marginals` behind the
+function of that name. Where `cpu` runs a call of CUDA tensors, it copies the terms to memory and
+the results back.
 """
 COST = """
 ## Time and memory
@@ -102,7 +122,8 @@ def page() -> str:
     names = dispatch.available_backends()
     example = 1000 * 100 * 24 * 24 * 4
     with full_machine(names):
-        rows = [list(make(names)) for make in (dispatch_rows, semiring_rows, cost_rows)]
+        makers = dispatch_rows, semiring_rows, query_rows, cost_rows
+        rows = [list(make(names)) for make in makers]
     parts = [
         HEAD.format(order=", ".join(f"`{name}`" for name in names)),
         DISPATCH,
@@ -112,8 +133,10 @@ def page() -> str:
         ),
         SEMIRING,
         table(["semiring", "device", *columns(names)], rows[1]),
+        QUERIES,
+        table(["op", "device", *MODELS], rows[2]),
         COST,
-        table(["backend", "op", "time", "memory", "memory with a gradient"], rows[2]),
+        table(["backend", "op", "time", "memory", "memory with a gradient"], rows[3]),
         PATHS.format(threshold=EDGE_MEMORY, example=example),
     ]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
@@ -163,6 +186,15 @@ def semiring_rows(names: Sequence[str]) -> Iterator[list[str]]:
         yield [f"`{semiring}`", device, *("runs" if x == "runs" else "no" for x in found)]
 
 
+def query_rows(names: Sequence[str]) -> Iterator[list[str]]:
+    """Op x device: who runs it with each kind of model, the first of them by itself."""
+    for (op, semiring), device in product(QUERY_OPS.items(), DEVICES):
+        models = [with_parts(potentials(5, device, False, False), more) for more in MODELS.values()]
+        found = [dispatch.explain_op(op, p, semiring).reasons for p in models]
+        able = [[f"`{name}`" for name in names if not reasons[name]] for reasons in found]
+        yield [f"`{op}`", device, *map(", ".join, able)]
+
+
 def cost_rows(names: Sequence[str]) -> Iterator[list[str]]:
     """What each backend says of itself."""
     for name in names:
@@ -186,6 +218,14 @@ def potentials(K: int, device: str, gradient: bool, boundary: bool) -> Potential
         extra = {name: blank(B, T, C) for name in ("start_scores", "end_scores") if boundary}
         lengths = torch.full((B,), T, device=device)
         return Potentials(blank(B, T, C), blank(C, C), blank(K, C), lengths, **extra)
+
+
+def with_parts(p: Potentials, parts: Sequence[str]) -> Potentials:
+    """The same with (K, C, C) transitions, with a tail, or with both."""
+    with _memory(p.device.type):
+        shapes = {"transition": (p.K, C, C), "tail": (C,)}
+        more = {name: torch.zeros(shapes[name], device=p.device.type) for name in parts}
+    return replace(p, **more)
 
 
 def edge_potentials(K: int, device: str) -> EdgePotentials:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from factory import Size, make_inputs
 from hostile_cases import hostile
+from tolerances import assert_close
 
 from torch_semimarkov.backends import cpu
 from torch_semimarkov.backends.cpu.messages import layout_of
 from torch_semimarkov.backends.cpu.plan import TILE
+from torch_semimarkov.dispatch.queries import messages
 from torch_semimarkov.potentials import Potentials
 
 FLOAT32_BYTES, FLOAT64_BYTES = 4, 8
@@ -99,3 +101,20 @@ def test_hostile_scores_take_the_exact_way(name):
 
 def test_only_tiles_that_need_it_take_the_exact_way():
     assert 0.0 < exact_share("x10") < 0.5
+
+
+@pytest.mark.parametrize("flags", ["boundary", "forbidden", "all", "tail", "per-duration"])
+@pytest.mark.parametrize("size", [Size((70, 41, 1), K=9, C=11), Size((6,), K=20, C=3)], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 400.0])
+def test_the_messages_in_nats_are_the_references(size, flags, factor):
+    inputs = {
+        name: x * factor if name in ("scores", "transition") else x
+        for name, x in make_inputs(size, flags=flags).items()
+    }
+    p = Potentials(**inputs).canonical()
+    inside = p.inside()
+    found, truth = messages(p, "cpu"), messages(p, "reference")
+    for value, expected in zip(found, truth, strict=True):
+        assert value.dtype == torch.float64
+        assert_close("log_partition", torch.float64, value[inside], expected[inside])
+        assert (value[~inside] == -torch.inf).all()

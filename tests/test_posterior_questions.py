@@ -28,7 +28,6 @@ from torch_semimarkov.errors import (
     NumericsError,
     SegmentError,
     ShapeError,
-    UnsupportedError,
 )
 from torch_semimarkov.functional import covering
 from torch_semimarkov.functional.inputs import gather
@@ -343,11 +342,6 @@ BAD = {
         lambda: ts.posterior_decode(**make_inputs(flags="impossible")),
         NumericsError,
         "no segmentation of sequence 0 is possible",
-    ),
-    "max-marginals by duration": (
-        lambda: ts.max_marginals(**make_inputs(flags="per-duration")),
-        UnsupportedError,
-        r"reference: has no max_marginals for \(K, C, C\) transitions",
     ),
 }
 

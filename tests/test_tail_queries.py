@@ -1,5 +1,6 @@
 """Questions about the posterior of a model with a tail, against enumeration and a very large K."""
 
+from itertools import product
 from unittest import mock
 
 import pytest
@@ -159,8 +160,16 @@ QUANTITIES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("flags", ["plain", "boundary", "forbidden", "impossible", "tail"])
+MAX_FLAGS = [
+    "plain", "boundary", "forbidden", "impossible", "tail", "per-duration", "all",
+    "impossible-per-duration",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backend", "flags"),
+    [*product(["reference", "cpu"], MAX_FLAGS), ("reference", "all-tail")],
+)
 @pytest.mark.parametrize("size", [*SIZES, Size((5, 1, 4), K=3, C=3)], ids=str)
 def test_max_marginals_are_the_best_of_what_has_it(backend, size, flags):
     with dispatch.use_backend(backend):
@@ -179,6 +188,7 @@ def test_max_marginals_are_the_best_of_what_has_it(backend, size, flags):
 MAX_CASES = [(size, flags) for size in LARGER_SIZES for flags in ("boundary", "tail", "forbidden")]
 MAX_CASES += [(Size((200, 150), K=1, C=9), "tail"), (Size((60,), K=90, C=2), "tail")]
 MAX_CASES += [(Size((50, 17), K=K, C=9), "boundary") for K in (1, 2, 8, 9, 16, 17, 60)]
+MAX_CASES += [(Size((70, 41), K=9, C=11), "all"), (Size((30, 1), K=40, C=4), "per-duration")]
 
 
 @pytest.mark.parametrize(("size", "flags"), MAX_CASES, ids=str)

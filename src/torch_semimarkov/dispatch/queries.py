@@ -16,7 +16,8 @@ def messages(p: Potentials, backend: str | None = None) -> tuple[Tensor, Tensor]
     """``alpha`` (B, T, C) and ``entering`` (B, T, C), or (B, T, K, C) for (K, C, C) transitions.
 
     ``alpha[b, t-1, c]``: log of the sum over segmentations of the first t positions that end with
-    label c. ``entering[b, s, c]``: over those of the first s positions, with the transition into c.
+    label c. ``entering[b, s, c]``: over those of the first s positions, with the transition into c;
+    or ``entering[b, t, d-1, c]``: with that into a segment of d positions whose last is t.
     """
     chosen = cast(PosteriorBackend, choose("messages", p, "log", backend))
     with torch.no_grad():

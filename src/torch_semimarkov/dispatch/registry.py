@@ -192,9 +192,9 @@ class PosteriorBackend(Backend, Protocol):
 
 
 class Stepper(Protocol):
-    """The recurrence of one semiring, position by position; ``Stepper`` of a backend that streams.
+    """The recurrence of one semiring, position by position, in states of the backend's own.
 
-    States are the backend's own. Made from potentials of which only the shared terms are read.
+    A backend that streams makes it: ``stepper(potentials, semiring)`` reads the shared terms only.
     """
 
     def begin(self, label: int | None = None) -> Any:
@@ -210,7 +210,11 @@ class Stepper(Protocol):
         ...
 
     def follow(self, codes: np.ndarray, first: int, b: int, walk: np.ndarray) -> np.ndarray:
-        """(3, N) starts, ends and labels, the last first, that begin among some positions."""
+        """(3, N) starts, ends and labels, the last first, that begin among some positions.
+
+        ``walk`` (5,) int64 is changed: 0, position, position + 1 and label of the last segment's
+        end, and room; then as the call for later positions left it.
+        """
         ...
 
 

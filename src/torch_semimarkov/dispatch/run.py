@@ -170,7 +170,7 @@ def sample(
 
 def stepper(p: Potentials, semiring: str, backend: str | None = None) -> Stepper:
     """What takes the positions of sequences in, chunk by chunk, with the shared terms of ``p``."""
-    return choose("stream", p, semiring, backend).Stepper(p, semiring)  # type: ignore[attr-defined]
+    return choose("stream", p, semiring, backend).stepper(p, semiring)  # type: ignore[attr-defined]
 
 
 def expectations(

@@ -67,7 +67,7 @@ class FixedLag:
         n = len(self._terms[0])
         if n == 0 or values.max() == -np.inf:
             return []
-        walk = np.array([0, n - 1, n, int(values.argmax())])
+        walk = np.array([0, n - 1, n, int(values.argmax()), 0])
         table = self._stepper.follow(self._codes, 0, 0, walk)
         self._before = int(walk[3])
         self._reached = int(walk[0]) == 0 and int(walk[1]) == -1

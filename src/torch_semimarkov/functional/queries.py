@@ -258,14 +258,15 @@ def max_marginals(
 
     Args:
         scores, transition, duration_bias, lengths, backend, validate_args, **terms: as in
-            :func:`segment_marginals`; (C, C) transitions.
+            :func:`segment_marginals`.
 
     Returns:
         :class:`MaxMarginals` in the type of the scores (half types: float32); no gradient. Two
-        sweeps like that of Viterbi, O(T (K C + C^2)), with a tail too.
+        sweeps like that of Viterbi, O(T (K C + C^2)), with a tail too; O(T K C^2)
+        for (K, C, C) transitions.
 
     Raises:
-        ShapeError, UnsupportedError: as :func:`log_partition`; or (K, C, C) transitions.
+        ShapeError, UnsupportedError: as :func:`log_partition`.
 
     >>> scores = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
     >>> max_marginals(scores, torch.zeros(2, 2), torch.zeros(1, 2)).labels

@@ -30,7 +30,8 @@ class SemiMarkovStream:
     without gradients. The sequences of a batch have the same number of positions.
 
     Args:
-        transition: (C, C) float, ``transition[source, destination]``, in nats; -inf forbids.
+        transition: (C, C) float, ``transition[source, destination]``, in nats; -inf forbids. Or
+            (K, C, C), where row d-1 is used on entering a segment of d positions.
         duration_bias: (K, C) float. Row d-1 is added to a segment of d positions, 1 <= d <= K.
         start: (C,) float. Added for the first label; default zeros.
         end: (C,) float. Added for the last label; default zeros.
@@ -51,7 +52,7 @@ class SemiMarkovStream:
     Raises:
         ShapeError: terms that do not fit together, or hold NaN or +inf.
         ConfigError: ``lag`` or ``spill`` without ``decode``, both of them, or out of range.
-        UnsupportedError: (K, C, C) transitions, or no backend that streams.
+        UnsupportedError: the backend asked for cannot stream such a model.
 
     Source: Sarawagi and Cohen, Semi-Markov conditional random fields, NIPS 2004.
 
@@ -286,7 +287,7 @@ class SemiMarkovStream:
         """A (3, N) table of each sequence for each stretch of the pointers, the last one first."""
         bests: Any = self._bests
         T = self.positions
-        walks = [np.array([0, T - 1, T, label]) for label in last]
+        walks = [np.array([0, T - 1, T, label, 0]) for label in last]
         for first, codes in pointers.backwards():
             yield [
                 bests.follow(codes, first, b, walk)[:, ::-1].copy() for b, walk in enumerate(walks)
@@ -316,7 +317,9 @@ class SemiMarkovStream:
         if beyond and p.tail is not None:
             score += beyond * float(p.tail[label])
         if before is not None:
-            return score + float(p.transition[before, label])
+            row = segment.duration - beyond - 1
+            move = p.transition[row] if p.per_duration else p.transition
+            return score + float(move[before, label])
         return score if p.start is None else score + float(p.start[label])
 
 

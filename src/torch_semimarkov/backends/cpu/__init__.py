@@ -25,10 +25,14 @@ from torch_semimarkov.backends.cpu import (
 from torch_semimarkov.backends.cpu.abreast import FEWEST, MOST_DURATIONS, MOST_LABELS
 from torch_semimarkov.backends.cpu.abreast_sweeps import ABREAST
 from torch_semimarkov.backends.cpu.carried import carried
-from torch_semimarkov.backends.cpu.max_marginals import max_marginals
+from torch_semimarkov.backends.cpu.host import hosted, takes
+from torch_semimarkov.backends.cpu.max_marginals import max_marginals as best_scores
+from torch_semimarkov.backends.cpu.max_per_duration import max_marginals as best_by_duration
 from torch_semimarkov.backends.cpu.messages import layout_of, padded
+from torch_semimarkov.backends.cpu.pair_steps import PairStepper
 from torch_semimarkov.backends.cpu.paths import kbest as several
 from torch_semimarkov.backends.cpu.paths import sample as sample_plain
+from torch_semimarkov.backends.cpu.per_duration_messages import messages as pair_messages
 from torch_semimarkov.backends.cpu.plan import TILE
 from torch_semimarkov.backends.cpu.steps import Stepper
 from torch_semimarkov.backends.cpu.tangent_calls import (
@@ -48,7 +52,6 @@ __all__ = [
     "NAME",
     "OPS",
     "SEMIRINGS",
-    "Stepper",
     "backward",
     "carried",
     "edge_backward",
@@ -62,9 +65,11 @@ __all__ = [
     "messages",
     "reasons_against",
     "sample",
+    "stepper",
     "tangent",
     "tangent_backward",
     "tangent_kept_shape",
+    "variant",
     "viterbi",
 ]
 
@@ -100,8 +105,11 @@ COSTS = {
         "none",
     ),
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "max_marginals": ("O(T (K C + C^2))", "O(T C)", "none"),
+    "max_marginals, (K, C, C) transitions": ("O(T K C^2)", "O(T C + K C^2)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
+    "stream, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(K C)", "O(T C)"),
 }
 # Sequences of a batch share so many partial sums at most, whatever the number of threads.
@@ -117,23 +125,24 @@ def reasons_against(
 ) -> list[str]:
     """Why this backend cannot run ``op``; empty if it can."""
     reasons = []
-    if potentials.device.type != "cpu":
+    if not takes(op, potentials.device):
         reasons.append(f"needs CPU tensors, got {potentials.device}")
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op in ("messages", "max_marginals") and getattr(potentials, "per_duration", False):
-        reasons.append(f"has no {op} for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {list(SEMIRINGS)}")
     if isinstance(potentials, Potentials):
-        if op == "stream" and potentials.per_duration:
-            reasons.append("has no stream with (K, C, C) transitions")
         with_tail = op in TAIL_OPS and not potentials.per_duration
         if potentials.tail is not None and not with_tail:
             reasons.append("has no geometric tail")
     if torch._C._are_functorch_transforms_active():
         reasons.append("cannot be followed by torch.func transforms")
     return reasons
+
+
+def variant(potentials: Potentials | EdgePotentials) -> str:
+    """Which form of the calls runs, for ``explain``."""
+    return "" if potentials.device.type == "cpu" else "on copies in memory"
 
 
 def kept_shape(
@@ -265,18 +274,34 @@ def viterbi(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(score), torch.from_numpy(table), torch.from_numpy(count)
 
 
+def stepper(potentials: Potentials, semiring: str) -> Stepper | PairStepper:
+    """What takes the positions of sequences in, chunk by chunk; of the shared terms."""
+    return (PairStepper if potentials.per_duration else Stepper)(potentials, semiring)
+
+
+@hosted
 def sample(potentials: Potentials, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """A table (3, num_samples, B, N) and counts (num_samples, B)."""
     draw = sample_plain if potentials.tail is None else tail_paths.sample
     return draw(potentials, num_samples, seed)
 
 
+@hosted
 def messages(potentials: Potentials) -> tuple[Tensor, Tensor]:
-    """``alpha`` and ``entering``, (B, T, C) float64; -inf past the lengths."""
+    """``alpha`` and ``entering`` in float64, as the reference has them; -inf past the lengths."""
+    if potentials.per_duration:
+        return pair_messages(potentials)
     home = queries if potentials.tail is None else tail_paths
     return home.messages(potentials)
 
 
+@hosted
+def max_marginals(potentials: Potentials) -> tuple[Tensor, Tensor, Tensor]:
+    """Best scores (B, T, C) float64 with a label at, a start at and an end at each position."""
+    return (best_by_duration if potentials.per_duration else best_scores)(potentials)
+
+
+@hosted
 def kbest(potentials: Potentials, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (k, B) float64, -inf where there are fewer, a table (3, k, B, N) and counts (k, B)."""
     if k > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu.compile import compiled
@@ -38,12 +37,11 @@ def carry(gates, found, C, reverse):
 
 def carried(gates: Tensor, inputs: Tensor, reverse: bool) -> Tensor:
     """(B, T, C) float64: see :func:`dispatch.queries.carried`."""
-    found = inputs.clone(memory_format=torch.contiguous_format)
-    closed, (B, _, C) = gates.contiguous().numpy(), gates.shape
-    open_ = found.numpy()
+    found = inputs.to("cpu", copy=True).contiguous()
+    closed, open_, (B, _, C) = gates.cpu().contiguous().numpy(), found.numpy(), gates.shape
 
     def task(b: int) -> None:
         carry(closed[b].reshape(-1), open_[b].reshape(-1), C, reverse)
 
     run(task, B, _CELLS * found.numel())
-    return found
+    return found.to(inputs.device)

@@ -38,7 +38,7 @@ def forward(
     x, value, kept = _Tables(potentials), np.empty(potentials.B), np.zeros(shape)
 
     def task(b: int) -> None:
-        total, norm = _scan(x, b, kept[b] if kept.ndim == 2 else kept)
+        total, norm = scan_sequence(x, b, kept[b] if kept.ndim == 2 else kept)
         value[b] = total + norm
 
     run(task, potentials.B, _work(potentials))
@@ -59,7 +59,7 @@ def backward(
         if totals[b] != -np.inf:
             room = saved[b] if saved.ndim == 2 else np.empty(x.lengths[b] * (p.C + 1))
             if saved.ndim == 1:
-                _scan(x, b, room)
+                scan_sequence(x, b, room)
             found = [_rows(grads.get(name), b, x.lengths[b]) for name in PER_POSITION]
             _pull(x, b, room, weights[b], (*found, last[b], counts))
             for name, rows in zip(PER_POSITION, found, strict=True):
@@ -151,11 +151,12 @@ class _Tables:
         return room[: L * self.labels], room[L * self.labels :][:L]
 
 
-def _scan(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:
+def scan_sequence(x: _Tables, b: int, room: np.ndarray) -> tuple[float, float]:
     """Log partition of a sequence relative to the normaliser, and that; fills ``room``."""
     _, K, C, _, _ = sizes = x.sizes(b)
     rings = np.full(K * C, -np.inf), np.full(K * C, -np.inf), np.zeros(K * C)
-    return scan(x.terms(b), x.shared, sizes, rings, np.full(C, -np.inf), x.kept(b, room))
+    row, place, norms = np.full(C, -np.inf), np.array([K, 0]), np.zeros(3)
+    return scan(x.terms(b), x.shared, sizes, rings, row, place, norms, x.kept(b, room))
 
 
 def _pull(x: _Tables, b: int, room: np.ndarray, weight: float, found: Arrays) -> None:

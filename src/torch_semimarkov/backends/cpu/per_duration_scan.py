@@ -143,8 +143,10 @@ def sum_of_segments(shared, rings, first, newest, rows, sizes, v):
 
 
 @compiled
-def scan(terms, shared, sizes, rings, row, kept):
+def scan(terms, shared, sizes, rings, row, place, norms, kept):
     """Log partition of one sequence, relative to the normaliser, and the normaliser.
+
+    The next positions of a sequence are taken in by a call with the same rings, row, place, norms.
 
     Args:
         terms: scores, start_scores and end_scores, (L, labels) each, or empty.
@@ -152,7 +154,9 @@ def scan(terms, shared, sizes, rings, row, kept):
         sizes: L, K, C, labels, S: positions, longest duration, labels padded and not padded,
             sources padded.
         rings: opened and rel full of -inf, and factor full of 0, (K, C) each.
-        row: (C,). Room, full of -inf.
+        row: (C,) full of -inf: alpha of the last position, relative to the normaliser.
+        place: of whole numbers, K and 0: row of the newest segment, positions so far.
+        norms: three zeros: the normaliser, its next step, the largest of ``row``.
         kept: alpha (L, labels) and the steps of the normaliser (L,) to fill, or empty.
     """
     scores, start_scores, end_scores = terms
@@ -160,13 +164,14 @@ def scan(terms, shared, sizes, rings, row, kept):
     L, K, C, labels, _ = sizes
     opened, rel, factor = rings
     alpha, steps = kept
-    newest, norm, step, largest = K, 0.0, 0.0, 0.0
-    for p in range(L):
+    newest, (norm, step, largest) = place[0], norms
+    for i in range(L):
+        p = place[1] + i
         newest = (newest if newest > 0 else K) - 1
         if p > 0:
             relative(row, largest, rel, factor, newest * C, C)
-        open_row(start_scores, p, largest, opened, newest * C, labels)
-        take_in(scores, p, step, opened, row, sizes)
+        open_row(start_scores, i, largest, opened, newest * C, labels)
+        take_in(scores, i, step, opened, row, sizes)
         norm += step
         for v in range(0, C, LANES):
             first = spread(-np.inf)
@@ -175,12 +180,14 @@ def scan(terms, shared, sizes, rings, row, kept):
             total = sum_of_segments(shared, rings, first, newest, min(p, K), sizes, v)
             store(row, v, total)
         for c in range(labels if len(end_scores) > 0 else 0):
-            row[c] += end_scores[p * labels + c]
+            row[c] += end_scores[i * labels + c]
         largest = largest_of(row, labels)
         step = step_of(largest)
         if len(steps) > 0:
-            copy(row, 0, alpha, p * labels, labels)
-            steps[p] = step
+            copy(row, 0, alpha, i * labels, labels)
+            steps[i] = step
+    place[0], place[1] = newest, place[1] + L
+    norms[0], norms[1], norms[2] = norm, step, largest
     return total_of(row, end, labels), norm
 
 

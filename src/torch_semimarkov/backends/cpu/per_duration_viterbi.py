@@ -29,6 +29,19 @@ from torch_semimarkov.backends.cpu.vector_types import LANES
 
 
 @part
+def best_pair(source, at, transition, pair, C, labels):
+    """Lanes of the best source of a segment: scores from ``at``, transitions from ``pair`` on."""
+    a = b = e = f = spread(-np.inf)
+    for c in range(0, labels, 4):
+        i, row = at + c, pair + c * C
+        a = larger(a, spread_from(source, i) + load(transition, row))
+        b = larger(b, spread_from(source, i + 1) + load(transition, row + C))
+        e = larger(e, spread_from(source, i + 2) + load(transition, row + 2 * C))
+        f = larger(f, spread_from(source, i + 3) + load(transition, row + 3 * C))
+    return larger(larger(a, b), larger(e, f))
+
+
+@part
 def best_of_segments(shared, rings, first, newest, rows, sizes, v):
     """Lanes v.. of the best segment that ends here, with its best source."""
     transition, bias, _, _ = shared
@@ -37,14 +50,7 @@ def best_of_segments(shared, rings, first, newest, rows, sizes, v):
     top = first
     for d in range(rows):
         at = slot_of(newest, d, K) * C
-        a = b = e = f = spread(-np.inf)
-        for c in range(0, labels, 4):
-            i, pair = at + c, (d * S + c) * C + v
-            a = larger(a, spread_from(source, i) + load(transition, pair))
-            b = larger(b, spread_from(source, i + 1) + load(transition, pair + C))
-            e = larger(e, spread_from(source, i + 2) + load(transition, pair + 2 * C))
-            f = larger(f, spread_from(source, i + 3) + load(transition, pair + 3 * C))
-        best = larger(larger(a, b), larger(e, f))
+        best = best_pair(source, at, transition, d * S * C + v, C, labels)
         top = larger(top, best + load(opened, at + v) + load(bias, d * C + v))
     return top
 

@@ -97,8 +97,8 @@ class Stepper:
             codes: (n, B, C, width), of the positions from ``first`` on.
             first: position of the first code.
             b: which of the sequences.
-            walk: (4,) int64, changed: (0, position, position + 1, label) of the last segment's end;
-                then as the call for later positions left it.
+            walk: (4,) int64 at least, changed: (0, position, position + 1, label) of the last
+                segment's end; then as the call for later positions left it.
         """
         table = np.empty((3, len(codes)), np.int64)
         layout = codes.shape[1], b, self.width

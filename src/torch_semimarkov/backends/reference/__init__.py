@@ -11,7 +11,7 @@ from torch_semimarkov.backends.reference.partition import (
 )
 from torch_semimarkov.backends.reference.queries import carried, max_marginals, messages
 from torch_semimarkov.backends.reference.sample import sample
-from torch_semimarkov.backends.reference.steps import Stepper
+from torch_semimarkov.backends.reference.steps import stepper
 from torch_semimarkov.backends.reference.viterbi import viterbi
 from torch_semimarkov.potentials import Potentials
 from torch_semimarkov.semirings import SEMIRINGS
@@ -46,7 +46,9 @@ COSTS = {
     "messages": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
     "messages, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "max_marginals": ("O(T (K C + C^2))", "O(T C + K C)", "none"),
+    "max_marginals, (K, C, C) transitions": ("O(T K C^2)", "O(T K C + K C^2)", "none"),
     "stream": ("O(T (K C + C^2))", "O(K C + C^2)", "none"),
+    "stream, (K, C, C) transitions": ("O(T K C^2)", "O(K C^2)", "none"),
     "edge_log_partition": ("O(T K C^2)", "O(T C + K C^2)", "O(T K C^2)"),
     "edge_tree": ("O(T (K C)^3)", "O(T (K C)^3)", "O(T (K C)^3)"),
 }
@@ -57,14 +59,10 @@ def reasons_against(op: str, potentials: Potentials, semiring: str = "log") -> l
     reasons = []
     if op not in OPS:
         reasons.append(f"has no {op}")
-    if op == "max_marginals" and potentials.per_duration:
-        reasons.append("has no max_marginals for (K, C, C) transitions")
     if semiring not in SEMIRINGS:
         reasons.append(f"has no semiring {semiring!r}, only {sorted(SEMIRINGS)}")
     elif SEMIRINGS[semiring].arguments > 1 and op not in _PAIR_OPS:
         reasons.append(f"semiring {semiring!r} compares two sets of potentials, and gets one")
-    if op == "stream" and potentials.per_duration:
-        reasons.append("has no stream with (K, C, C) transitions")
     if op == "stream" and semiring not in ("log", "max"):
         reasons.append("streams for semirings 'log' and 'max' only")
     return reasons
@@ -75,7 +73,6 @@ __all__ = [
     "COSTS",
     "NAME",
     "OPS",
-    "Stepper",
     "carried",
     "differentiable_gradient",
     "edge_log_partition",
@@ -85,6 +82,7 @@ __all__ = [
     "messages",
     "reasons_against",
     "sample",
+    "stepper",
     "tangent",
     "viterbi",
 ]

@@ -50,9 +50,9 @@ class Messages(NamedTuple):
 
     alpha: (..., B, T, C). ``alpha[..., t-1, c]``: all segmentations of the first t positions whose
         last segment ends there with label c. Components of the semiring come first.
-    entering: (..., B, T, C), or (..., B, T, K, C) for (K, C, C) transitions.
-        ``entering[..., s, c]``: all segmentations of the first s positions, and the transition
-        into a segment labelled c.
+    entering: (..., B, T, C). ``entering[..., s, c]``: all segmentations of the first s positions,
+        and the transition into a segment labelled c. For (K, C, C) transitions (..., B, T, K, C):
+        ``entering[..., t, d-1, c]`` is that into one of d positions whose last is t.
     open: (..., B, T, C), with a tail only. ``open[..., t-1, c]``: all segmentations of the first
         positions, and a segment labelled c of K or more positions so far that position t-1 is in,
         without its duration bias.

@@ -1,7 +1,7 @@
 """The state of a sequence between two positions, in plain torch; see the compiled backend's.
 
-A state is a ring of open segments, one row a duration, alpha, what is K or more positions old, the
-choices made there, and how many positions there were. Codes are whole numbers, and not packed.
+A state is a ring of open segments, one row a duration, alpha, and whether there was no position
+yet. Codes are whole numbers, and not packed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from torch import Tensor
 from torch_semimarkov.potentials import Potentials
 
 Arrays = tuple[np.ndarray, ...]
+
+
+def stepper(p: Potentials, semiring: str) -> Stepper:
+    """What takes the positions of sequences in, chunk by chunk; of the shared terms."""
+    return (PairStepper if p.per_duration else Stepper)(p, semiring)
 
 
 class Stepper:
@@ -34,7 +39,7 @@ class Stepper:
         )
         self._move, self._bias = p.transition.detach().double(), p.duration_bias.detach().double()
 
-    def begin(self, label: int | None = None) -> list[Tensor | bool]:
+    def begin(self, label: int | None = None) -> list:
         """The state before the first position, or after a segment of this label with score 0."""
         alpha = torch.full((self.C,), -torch.inf, dtype=torch.float64)
         if label is not None:
@@ -80,14 +85,68 @@ class Stepper:
         """(3, N) starts, ends and labels, the last first, that begin among some positions."""
         numbers, found = codes[:, b].copy().view(np.int64)[..., 0], []
         while walk[1] >= first:
-            phase, at, end, label = walk.tolist()
+            phase, at, end, label = walk[:4].tolist()
             rest, source = divmod(int(numbers[at - first, label]), self.C)
             held, duration = divmod(rest, self.K)
             if phase == 2:
                 found.append((at, end, label))
-                walk[:] = 0, at - 1, at, source
+                walk[:4] = 0, at - 1, at, source
             elif phase == 0 and duration < self.K - 1:
                 walk[:2] = 2, at - duration
             else:
                 walk[:2] = (1, at - 1) if held else (2, at - self.K + 1)
+        return np.array(found, np.int64).reshape(-1, 3).T
+
+
+class PairStepper(Stepper):
+    """The same for (K, C, C) transitions, where what ended at the last K positions stays apart.
+
+    A state is the score of the positions of open segments, alpha, what ended before each of these
+    segments, what is K or more positions old, and how many positions there were, -1 if the first of
+    them followed a segment.
+    """
+
+    def begin(self, label: int | None = None) -> list:
+        """The state before the first position, or after a segment of this label with score 0."""
+        _, alpha, fresh = super().begin(label)
+        blank = torch.full((self.K, self.C), -torch.inf, dtype=torch.float64)
+        sources = torch.cat((alpha[None], blank[1:]))
+        return [blank, alpha, sources, blank[0], 0 if fresh else -1]
+
+    def _step(self, state: list, score: Tensor, opens: Tensor, closes: Tensor) -> np.ndarray:
+        content, _, sources, beyond, count = state
+        content = torch.cat((opens[None], content[:-1])) + score
+        entering, source = self._sum(sources[..., None] + self._move, 1)
+        if 0 <= count < self.K:
+            entering[count], source[count] = self._start, 0
+        ring = entering + content
+        older = beyond + self._tail + score
+        last, held = self._sum(torch.stack((ring[-1], older)), 0)
+        ring = torch.cat((ring[:-1], last[None]))
+        ended, duration = self._sum(ring + self._bias, 0)
+        alpha = ended + closes
+        sources = torch.cat((alpha[None], sources[:-1]))
+        state[:] = content, alpha, sources, last, count + 1 if count >= 0 else count
+        before = source.gather(0, duration[None])[0]
+        code = (held * self.K + duration) * self.C + before
+        return (code * self.C + source[-1]).numpy()
+
+    def follow(self, codes: np.ndarray, first: int, b: int, walk: np.ndarray) -> np.ndarray:
+        """(3, N) starts, ends and labels, the last first, that begin among some positions."""
+        numbers, found = codes[:, b].copy().view(np.int64)[..., 0], []
+        while walk[1] >= first:
+            phase, at, end, label, source = walk.tolist()
+            if phase == 2:
+                found.append((at, end, label))
+                walk[:4] = 0, at - 1, at, source
+                continue
+            rest, longest = divmod(int(numbers[at - first, label]), self.C)
+            rest, source = divmod(rest, self.C)
+            held, duration = divmod(rest, self.K)
+            if phase == 0 and duration < self.K - 1:
+                walk[[0, 1, 4]] = 2, at - duration, source
+            elif held:
+                walk[:2] = 1, at - 1
+            else:
+                walk[[0, 1, 4]] = 2, at - self.K + 1, longest
         return np.array(found, np.int64).reshape(-1, 3).T
