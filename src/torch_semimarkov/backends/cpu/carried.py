@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu.compile import compiled
@@ -37,10 +36,9 @@ def carry(gates, found, C, reverse):
 
 
 def carried(gates: Tensor, inputs: Tensor, reverse: bool) -> Tensor:
-    """(B, T, C) float64: see :func:`dispatch.queries.carried`. On copies in memory, of a GPU's."""
-    found = inputs.to("cpu").clone(memory_format=torch.contiguous_format)
-    closed, (B, _, C) = gates.to("cpu").contiguous().numpy(), gates.shape
-    open_ = found.numpy()
+    """(B, T, C) float64: see :func:`dispatch.queries.carried`."""
+    found = inputs.to("cpu", copy=True).contiguous()
+    closed, open_, (B, _, C) = gates.cpu().contiguous().numpy(), found.numpy(), gates.shape
 
     def task(b: int) -> None:
         carry(closed[b].reshape(-1), open_[b].reshape(-1), C, reverse)
