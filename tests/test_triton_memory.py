@@ -98,7 +98,7 @@ def share(p, interval):
         (100_000, 100, {}),
         (8_500, 32, {}),
         (140_000, 500, {}),
-        (24_000, 100, {"tail": True}),
+        (30_000, 100, {"tail": True}),
     ],
 )
 def test_checkpoints_hold_inputs_gradients_and_a_tenth_of_them(T, K, options):

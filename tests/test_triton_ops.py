@@ -45,7 +45,7 @@ def test_the_log_partition_op_passes_opcheck(flags, grad, interval):
     torch.library.opcheck(library.log_partition_op, arguments)
 
 
-@for_each_flags
+@pytest.mark.parametrize("flags", ["boundary", "all", "impossible", "tail"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("interval", [None, 2])
 def test_the_backward_op_passes_opcheck(flags, dtype, interval):

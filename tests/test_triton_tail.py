@@ -131,21 +131,20 @@ def test_of_equal_segmentations_the_documented_one_is_taken():
 
 
 @runs_kernels
-@pytest.mark.parametrize("interval", [1, 40])
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
-def test_checkpoints_and_a_second_run_change_no_bit(dtype, interval):
-    inputs = long_ones(make_inputs(Size((70, 33, 1), K=4, C=3), dtype, "tail"))
+def test_checkpoints_change_no_bit(dtype):
+    inputs = long_ones(make_inputs(Size((37, 9), K=3, C=2), dtype, "tail"))
     whole = value_and_gradients(inputs)
-    assert same_bits(value_and_gradients(inputs, checkpoint_interval=interval), whole)
+    assert same_bits(value_and_gradients(inputs, checkpoint_interval=1), whole)
     p = Potentials(**moved(inputs)).canonical()
-    kept = backend.forward(p, "log", True, interval)[1]
-    assert kept.shape == backend.kept_shape(p, True, interval)
+    kept = backend.forward(p, "log", True, 1)[1]
+    assert kept.shape == backend.kept_shape(p, True, 1)
     assert len(kept) > 1
 
 
 @runs_kernels
 def test_sequences_that_share_a_program_change_nothing_of_each_other():
-    inputs = long_ones(make_inputs(Size((20, 17, 1, 3, 9), K=4, C=3), flags="tail"))
+    inputs = long_ones(make_inputs(Size((9, 1, 6), K=3, C=2), flags="tail"))
     together, choose = value_and_gradients(inputs), launch().variant_of
     assert choose(Potentials(**inputs)).sequences > 1
     with mock.patch.object(
