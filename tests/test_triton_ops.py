@@ -5,6 +5,7 @@ import torch
 from factory import (
     BACKENDS,
     SIZES,
+    Size,
     device_of,
     gradients_of,
     make_inputs,
@@ -14,8 +15,8 @@ from factory import (
 )
 from tolerances import assert_close
 
-from torch_semimarkov.dispatch import library
-from torch_semimarkov.functional import log_partition, viterbi
+from torch_semimarkov.dispatch import library, tangent_library
+from torch_semimarkov.functional import entropy, log_partition, viterbi
 from torch_semimarkov.potentials import Potentials
 
 BACKEND = "triton"
@@ -58,6 +59,34 @@ def test_the_backward_op_passes_opcheck(flags, dtype, interval):
 @for_each_flags
 def test_the_viterbi_op_passes_opcheck(flags):
     torch.library.opcheck(library.viterbi_op, (*canonical(flags).fields(), BACKEND))
+
+
+def tangent_arguments():
+    inputs = make_inputs(Size((3, 2), K=2, C=2), flags="boundary", device=DEVICE)
+    p = Potentials(**with_grad(inputs)).canonical()
+    shift = p.map_terms(lambda x: x.detach().cos())
+    return [*p.fields(), *shift.fields()[:-1]]
+
+
+def test_the_tangent_ops_pass_opcheck():
+    flat = tangent_arguments()
+    torch.library.opcheck(tangent_library.tangent_op, (*flat, BACKEND, True))
+    flat = [None if x is None else x.detach() for x in flat]
+    _, _, kept = tangent_library.tangent_op(*flat, BACKEND, True)
+    weights = torch.stack((upstream(2, device=DEVICE), upstream(2, device=DEVICE).flip(0)))
+    torch.library.opcheck(tangent_library.tangent_backward_op, (*flat, kept, weights, BACKEND))
+
+
+def test_the_entropy_compiles_in_one_graph_forward_and_backward(fresh_compiler):
+    inputs = with_grad(make_inputs(Size((3, 2), K=2, C=2), device=DEVICE))
+    with runs_on(BACKEND):
+        truth = entropy(**inputs)
+        expected = gradients_of(truth, inputs, torch.ones_like(truth))
+        value = compiled(lambda **terms: entropy(**terms))(**inputs)
+        gradients = gradients_of(value, inputs, torch.ones_like(value))
+    assert_close("entropy", torch.float64, value, truth)
+    for name in expected:
+        assert_close("gradient", torch.float64, gradients[name], expected[name])
 
 
 def compiled(function):

@@ -162,10 +162,9 @@ class _Run:
         p = self.p
         last = ends[:, torch.arange(p.B, device=p.device), p.lengths - 1]  # type: ignore[operator]
         bias = torch.nn.functional.pad(shared["duration_bias"], (0, 0, 0, p.K - self.K))
-        grads = []
+        grads: list[Grads] = []
         for i in range(2):
             found = {
-                "scores": labels[i],
                 "transition": shared["transition"][i],
                 "duration_bias": bias[i],
                 "start": starts[i, :, 0].sum(0),
@@ -173,7 +172,9 @@ class _Run:
                 "start_scores": starts[i],
                 "end_scores": ends[i],
             }
-            grads.append({name: found[name].contiguous() for name, _ in p.terms()})
+            # one of two halves: results of an op must not share their memory
+            mine = {name: found[name].clone() for name, _ in p.terms() if name in found}
+            grads.append({"scores": labels[i], **mine})
         return grads[0], grads[1]
 
 
