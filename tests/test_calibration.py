@@ -90,6 +90,12 @@ def test_a_prediction_without_a_true_boundary_is_counted_apart():
     assert metrics.interval_coverage([[0.5] * 9], [[1]], [[]], 0.5)["coverage"] is None
 
 
+def test_of_several_true_boundaries_the_nearest_judges():
+    sure = [0.0] * 4 + [1.0] + [0.0] * 4
+    for true in ([0, 4], [4, 8], [0, 4, 8]):
+        assert metrics.interval_coverage([sure], [[4]], [true], 0.9)["coverage"] == 1.0
+
+
 @pytest.mark.parametrize(
     "p, y", [([0.5], [2]), ([1.5], [1]), ([[0.5, 0.1]], [0]), ([0.5], [1, 0]), ([], [])]
 )

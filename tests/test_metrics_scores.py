@@ -330,6 +330,9 @@ def test_tables_show_every_label_and_line_up():
         assert len(lines) == len(rows) + 2
         assert len({len(line) for line in lines}) == 1
         assert {"rest", "P", "T", "all"} == {line.split()[0] for line in lines[2:]}
+    total = metrics.segment_rows(summary)[-1]
+    assert summary["positions"]["weighted"] != summary["positions"]["macro"]
+    assert total["F1 positions"] == summary["positions"]["weighted"]
     chosen = metrics.format_table([{"a": 1, "b": 0.25}], {"b": "share"}, digits=1)
     assert chosen.split() == ["share", "-----", "0.2"]
     assert metrics.format_table([]) == ""

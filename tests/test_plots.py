@@ -100,6 +100,15 @@ def test_long_sequences_are_thinned_but_keep_their_extremes():
     assert len(drawn) < 20_000 and (drawn.max(), drawn.min()) == (5, -3)
     assert figure.axes[2].lines[0].get_ydata().max() == 1
     assert figure.axes[0].get_xlim() == (0, long)
+    area = figure.axes[1].collections[0].get_paths()[0].vertices
+    assert area[:, 1].max() == pytest.approx(0.25)
+
+
+def test_a_posterior_is_drawn_over_the_whole_width_of_its_position():
+    figure = plots.plot_segmentation(np.zeros(3), posterior=[[0, 1], [1, 0], [1, 0]])
+    area = figure.axes[1].collections[0].get_paths()[0].vertices.tolist()
+    assert [1.0, 0.0] in area and [1.0, 1.0] in area and [3.0, 1.0] in area
+    assert [0.0, 1.0] not in area
 
 
 def test_twenty_eight_labels_look_different():
@@ -187,6 +196,8 @@ def test_a_figure_is_written_in_the_format_of_its_ending(tmp_path, ending, magic
     path = plots.save_figure(plots.plot_training({"loss": [2, 1]}), tmp_path / f"a.{ending}")
     assert path.read_bytes().startswith(magic)
     assert [entry.name for entry in tmp_path.iterdir()] == [f"a.{ending}"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "missing/a.png"])

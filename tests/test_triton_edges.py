@@ -12,7 +12,7 @@ from torch_semimarkov.functional.edges import edge_log_partition
 from torch_semimarkov.potentials import EdgePotentials
 
 pytest.importorskip("triton")
-from torch_semimarkov.backends.triton import edges
+from torch_semimarkov.backends.triton import edge_kept_shape, edges
 
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -28,7 +28,7 @@ def run(edge, lengths, semiring):
     p = EdgePotentials(edge.to(DEVICE), lengths).canonical()
     weight = upstream(len(edge), device=DEVICE)
     value, kept = edges.forward(p, semiring, True)
-    assert kept.shape == edges.kept_shape(p, True)
+    assert kept.shape == edge_kept_shape(p, True)
     return value.cpu(), edges.backward(p, semiring, kept, weight).cpu()
 
 

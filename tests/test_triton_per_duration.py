@@ -214,11 +214,13 @@ def test_far_scores_keep_every_digit(scale):
 
 def test_nan_reaches_the_value_where_it_is_not_refused():
     inputs = inputs_of(RAGGED, torch.float64, "per-duration")
+    _, clean = decoded(inputs)
     inputs["scores"][0, 4, 1] = torch.nan
     value, _ = train(inputs)
     assert value[0].isnan()
     assert value[1:].isfinite().all()
-    decoded(inputs)
+    _, paths_beside_it = decoded(inputs)
+    assert paths_beside_it[1:] == clean[1:]
 
 
 if not INTERPRETED:

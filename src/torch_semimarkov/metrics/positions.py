@@ -74,8 +74,6 @@ def label_f1(
     >>> scores["per_label"][0]["f1"], scores["per_label"][0]["support"]
     (0.8, 3)
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
     truth, guess = track_pair(true, predicted)
     left, right, length = overlay(truth, guess)
     names = chosen_labels(labels, truth, guess)
@@ -83,6 +81,8 @@ def label_f1(
         missing = dict.fromkeys(("precision", "recall", "f1"))
         per_label = {name: {**missing, "support": 0} for name in names}
         return {"per_label": per_label, "macro": None, "weighted": None}
+    from sklearn.metrics import precision_recall_fscore_support
+
     columns = precision_recall_fscore_support(
         left, right, labels=names, sample_weight=length, zero_division=np.nan
     )

@@ -122,9 +122,9 @@ def label_edit_rate(true: SegmentLists, predicted: SegmentLists) -> float | None
     >>> label_edit_rate([[(0, 2, 0), (2, 4, 1)]], [[(0, 1, 0), (1, 3, 2), (3, 4, 1)]])
     0.5
     """
+    truth, guess = track_pair(true, predicted)
     from rapidfuzz.distance import Levenshtein
 
-    truth, guess = track_pair(true, predicted)
     cuts = np.arange(1, truth.count)
     total = 0
     for left, right in zip(

@@ -17,32 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from torch_semimarkov.backends.triton import edge_kept_shape
+from torch_semimarkov.backends.triton.per_duration_parts import NEGATIVE, take_in, whole_part
+from torch_semimarkov.backends.triton.sums import finite, log_sum_exp
 from torch_semimarkov.potentials import EdgePotentials
 
-NEGATIVE = tl.constexpr(float("-inf"))
 # Lanes of a tile, there and back, the warps that share it, and durations in it at most: what keeps
 # every kernel within its registers.
 TILE, TILE_BACK, WARPS, MOST_DURATIONS = 4096, 2048, 8, 8
-
-
-@triton.jit
-def finite_or_zero(x):
-    """x, and 0 for -inf, so that it can be subtracted."""
-    return tl.where(x == NEGATIVE, 0.0, x)
-
-
-@triton.jit
-def take_in(top, total, x):
-    """Lane by lane, log sums ``top + log(total)`` with x among them."""
-    factor = tl.exp(-tl.abs(x - finite_or_zero(top)))
-    total = tl.where(x > top, total * factor + 1.0, total + factor)
-    return tl.maximum(top, x), total
-
-
-@triton.jit
-def log_or_minus_infinity(x):
-    """The logarithm of a number that is not negative."""
-    return tl.where(x == 0.0, NEGATIVE, tl.log(tl.where(x == 0.0, 1.0, x)))
 
 
 @triton.jit
@@ -95,23 +77,19 @@ def edge_log_scan(
                 x = edges_into(p_edge, rows, b, t, d, c, source, mask, T, K, C, norm, kind)
                 top, total = take_in(top, total, x)
         best = tl.max(tl.max(top, axis=2), axis=0)
-        base = finite_or_zero(best)
+        base = finite(best)
         total = total * tl.exp(top - base[None, :, None])
         whole = tl.sum(tl.sum(total, axis=2), axis=0)
-        alpha = log_or_minus_infinity(whole).to(tl.float64) + base.to(tl.float64)
+        alpha = tl.log(whole).to(tl.float64) + base.to(tl.float64)
         alpha = tl.where(lanes < C, alpha, NEGATIVE)
-        largest = tl.max(alpha, axis=0)
-        # a whole number, so that its sum is exact
-        step = tl.floor(tl.where(tl.abs(largest) < -NEGATIVE, largest, 0.0) + 0.5)
+        step = whole_part(tl.max(alpha, axis=0))
         alpha, norm = alpha - step, norm + step
         row = rows + t * (C + 1)
         tl.store(row + lanes, alpha, mask=lanes < C)
         tl.store(row + C, norm)
         # other threads load this row at the next position
         tl.debug_barrier()
-    base = finite_or_zero(tl.max(alpha, axis=0))
-    last = tl.sum(tl.exp(alpha - base), axis=0)
-    tl.store(p_total + b, log_or_minus_infinity(last) + base + norm)
+    tl.store(p_total + b, log_sum_exp(alpha, 0) + norm)
 
 
 @triton.jit(do_not_specialize=["T", "K"])
@@ -186,7 +164,7 @@ def edge_pull(
     mass = p_mass + b * (T + 1) * C
     last = tl.load(rows + L * (C + 1) + lanes, mask=lanes < C, other=NEGATIVE)
     largest = tl.max(last, axis=0)
-    weights = tl.exp(last - finite_or_zero(largest))
+    weights = tl.exp(last - finite(largest))
     total = tl.sum(weights, axis=0)
     weights = weights / tl.where(total == 0.0, 1.0, total) * tl.load(p_weight + b)
     tl.store(mass + L * C + lanes, weights, mask=lanes < C)
@@ -243,14 +221,9 @@ def edge_trace(
         label = source
 
 
-def kept_shape(p: EdgePotentials, keep: bool) -> tuple[int, ...]:
-    """Shape of the messages: alpha and its normaliser at every boundary."""
-    return (p.B, p.T + 1, p.C + 1)
-
-
 def forward(p: EdgePotentials, semiring: str, keep: bool) -> tuple[Tensor, Tensor]:
     """The total (B,) float64, and the messages for the backward."""
-    rows = torch.zeros(kept_shape(p, keep), dtype=torch.float64, device=p.device)
+    rows = torch.zeros(edge_kept_shape(p, keep), dtype=torch.float64, device=p.device)
     value = torch.empty(p.B, dtype=torch.float64, device=p.device)
     kernel = edge_max_scan if semiring == "max" else edge_log_scan
     BD, BC, BS = tile_sizes(p, TILE)

@@ -1,5 +1,7 @@
 """What the kernels for (K, C, C) transitions share: the score of a segment, tiles, sums.
 
+Those over explicit edges take the last two parts from here.
+
 A segment of d + 1 positions from s to t, with source c' and label c, has the score
 
     alpha[s, c'] + transition[d, c', c]
@@ -83,6 +85,12 @@ def transition_tile(
     mask = (first_d + d < K) & (source < C) & (c < C)
     tile = p_transition + wide(first_d) * C * C
     return tl.load(tile + (d * C + source) * C + c, mask=mask, other=NEGATIVE)
+
+
+@triton.jit
+def whole_part(largest):
+    """The step of a normaliser: a whole number, so that sums of steps are exact; 0 of infinity."""
+    return tl.floor(tl.where(tl.abs(largest) < -NEGATIVE, largest, 0.0) + 0.5)
 
 
 @triton.jit

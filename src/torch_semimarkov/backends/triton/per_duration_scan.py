@@ -16,6 +16,7 @@ from torch_semimarkov.backends.triton.per_duration_parts import (
     sources_of,
     take_in,
     transition_tile,
+    whole_part,
     wide,
 )
 from torch_semimarkov.backends.triton.sums import finite, log_sum_exp
@@ -141,9 +142,7 @@ def scan(
             tl.store(back + c, choice, mask=m)
         if p_ends is not None:
             alpha += tl.load(p_ends + here + wide(t - 1) * C + c, mask=m, other=0.0).to(tl.float64)
-        largest = tl.max(alpha, axis=0)
-        # a whole number, so that its sum is exact
-        step = tl.floor(tl.where(tl.abs(largest) < -NEGATIVE, largest, 0.0) + 0.5)
+        step = whole_part(tl.max(alpha, axis=0))
         alpha, prefix, norm = alpha - step, prefix - step, norm + step
         tl.store(rows + 2 * wide(t) * C + c, alpha, mask=m)
         tl.store(rows + (2 * wide(t) + 1) * C + c, prefix, mask=m)

@@ -32,7 +32,7 @@ _TYPES = {
     torch.int32: (torch.int32, tl.int32),
     torch.int64: (torch.int64, tl.int64),
 }
-# Positions from which on a float32 sum is a long one, and is compensated for.
+# Sums of float32 over more positions than this run in float64.
 _LONG = 8192
 _COMPLEX = (torch.complex64, torch.complex128)
 
