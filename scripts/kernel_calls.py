@@ -47,7 +47,7 @@ QUICK = (
     USUAL,
     TAIL,
     replace(USUAL, dtype=torch.float64, default=False),
-    replace(USUAL, flags=("per-duration",)),
+    replace(USUAL, flags=("per-duration",), default=False),
 )
 
 
