@@ -357,3 +357,14 @@ def test_a_score_that_is_no_number_is_not_lost_behind_a_label_that_is_forbidden(
     start = torch.tensor([0.0, -torch.inf], dtype=FLOAT64)
     p = Potentials(scores, torch.zeros(2, 2), torch.zeros(1, 2), start=start).canonical()
     assert cpu.forward(p, "log", False, None)[0].isnan().all()
+
+
+@pytest.mark.parametrize("term", ["scores", "start_scores", "end_scores", "transition", "tail"])
+@pytest.mark.parametrize("C", [1, 2, 3])
+def test_with_a_tail_too_what_is_no_number_reaches_the_value(term, C):
+    inputs = make_inputs(Size((20, 17), K=3, C=C), flags="tail")
+    inputs[term].view(-1)[10 * C if term in PER_POSITION else -1] = torch.nan
+    with runs_on("cpu"):
+        value = log_partition(**inputs, validate_args=False)
+    assert value[0].isnan()
+    assert value[1].isnan() == (term not in PER_POSITION)

@@ -54,6 +54,16 @@ def drop(c, most, state, sizes):
 
 
 @small
+def or_nan(best, room, count):
+    """The best of some scores; NaN where there is no other that is possible."""
+    if best == -np.inf:
+        for k in range(count):
+            if np.isnan(room[k]):
+                return np.nan
+    return best
+
+
+@small
 def with_bias(c, bias, more, room, state, sizes):
     """Write the scores of what could end now to ``room``; returns how many and the best.
 
@@ -81,7 +91,7 @@ def with_bias(c, bias, more, room, state, sizes):
     room[count] = more
     for j in range(count + 1, -(-(count + 1) // LANES) * LANES):
         room[j] = -np.inf
-    return count, best
+    return count, or_nan(best, room, count + 1)
 
 
 @small
@@ -104,13 +114,13 @@ def products(x, y, j, count, room):
         both = load(x, k) + load(y, j + k)
         store(room, k, both)
         top = larger(top, both)
-    return largest_of_lanes(top)
+    return or_nan(largest_of_lanes(top), room, count)
 
 
 @part
 def log_sum_of_two(a, b):
-    """Log of exp(a) + exp(b); -inf if both are."""
-    high, low = max(a, b), min(a, b)
+    """Log of exp(a) + exp(b); -inf if both are, NaN if one is."""
+    high, low = (b, a) if b > a or np.isnan(b) else (a, b)
     return high if low == -np.inf else high + np.log1p(np.exp(low - high))
 
 
