@@ -84,7 +84,9 @@ def test_there_are_pages_with_blocks_and_none_is_indented_away():
         assert text.count("```python") == len(blocks(page))
 
 
-@pytest.mark.parametrize(("page", "folder"), [("docs/cpu-kernels.md", "cpu")])
+@pytest.mark.parametrize(
+    ("page", "folder"), [("docs/cpu-kernels.md", "cpu"), ("docs/gpu-kernels.md", "triton")]
+)
 def test_a_page_on_kernels_names_every_file_of_its_backend(page, folder):
     text = (ROOT / page).read_text(encoding="utf-8")
     files = (ROOT / "src/torch_semimarkov/backends" / folder).glob("*.py")
