@@ -18,9 +18,8 @@ from torch_semimarkov.functional.decode import ViterbiResult, refuse_impossible
 from torch_semimarkov.functional.inputs import gather
 from torch_semimarkov.functional.lag import FixedLag
 from torch_semimarkov.functional.pointers import Pointers
+from torch_semimarkov.potentials import PER_POSITION
 from torch_semimarkov.segments import PAD, Segment, Segments, as_count, require_tensors
-
-_NAMES = ("scores", "start_scores", "end_scores")
 
 
 class SemiMarkovStream:
@@ -245,7 +244,7 @@ class SemiMarkovStream:
 
     def _checked(self, terms: tuple[Tensor | None, ...]) -> tuple[np.ndarray, ...]:
         """(B, n, C) float64 arrays of a chunk, empty where a term is absent."""
-        require_tensors(**{n: x for n, x in zip(_NAMES, terms, strict=True) if x is not None})
+        require_tensors(**{n: x for n, x in zip(PER_POSITION, terms, strict=True) if x is not None})
         scores = terms[0]
         if scores is None or scores.dim() not in (2, 3) or scores.shape[-1] != self._C:
             got = None if scores is None else tuple(scores.shape)
@@ -258,7 +257,7 @@ class SemiMarkovStream:
             raise ShapeError(f"scores must be ({wanted}) as in the chunks before, got {got}")
         if self._present and self._present != tuple(x is not None for x in terms):
             raise ShapeError("start_scores and end_scores must come with all chunks or with none")
-        arrays = [self._array(n, x, scores) for n, x in zip(_NAMES, terms, strict=True)]
+        arrays = [self._array(n, x, scores) for n, x in zip(PER_POSITION, terms, strict=True)]
         return tuple(x if x.ndim == 3 else x[None] if x.ndim == 2 else x for x in arrays)
 
     def _array(self, name: str, x: Tensor | None, scores: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from torch_semimarkov.errors import ConfigError, ShapeError
 from torch_semimarkov.given import as_array, as_integers, as_number, shown
+from torch_semimarkov.segments import as_count
 
 # Rows may miss a sum of 1 by the rounding of float32 posteriors.
 _ROUNDING = 1e-3
@@ -62,8 +63,7 @@ def reliability(probabilities: Any, outcomes: Any, bins: int = 10) -> Reliabilit
     >>> found.frequency.tolist(), round(found.ece, 3), round(found.mce, 3)
     ([0.0, 0.5], 0.25, 0.4)
     """
-    if not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise ConfigError(f"bins must be an integer >= 1, got {shown(bins)}")
+    bins = as_count("bins", bins, ConfigError)
     p, y = _checked(probabilities, outcomes)
     if p.ndim == 2:
         p, y = p.max(1), (p.argmax(1) == y).astype(float)

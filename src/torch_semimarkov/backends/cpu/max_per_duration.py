@@ -15,9 +15,9 @@ from torch_semimarkov.backends.cpu.compile import compiled, part
 from torch_semimarkov.backends.cpu.elementary import larger
 from torch_semimarkov.backends.cpu.per_duration import Tables
 from torch_semimarkov.backends.cpu.per_duration_scan import slot_of, take_in
-from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
+from torch_semimarkov.backends.cpu.per_duration_viterbi import best_pair, decode
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.backends.cpu.vector import load, spread, spread_from, store
+from torch_semimarkov.backends.cpu.vector import load, spread, store
 from torch_semimarkov.backends.cpu.vector_types import LANES
 from torch_semimarkov.potentials import Potentials
 
@@ -34,10 +34,10 @@ def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
         best, _ = decode(terms, tables, sizes, rings, row, kept, np.empty((3, L), np.int64))
         if best == -np.inf:
             return
-        alpha = kept[0].reshape(L, labels)
-        alpha += (np.cumsum(kept[1]) - kept[1])[:, None]
+        alpha = np.full((L, S), -np.inf)
+        alpha[:, :labels] = kept[0].reshape(L, labels) + (np.cumsum(kept[1]) - kept[1])[:, None]
         if len(terms[2]):
-            alpha += terms[2].reshape(L, labels)
+            alpha[:, :labels] += terms[2].reshape(L, labels)
         rows = tuple(np.full((L, C), -np.inf) for _ in range(2))
         ends = np.full((L, labels), -np.inf)
         room = (
@@ -55,28 +55,10 @@ def max_marginals(p: Potentials) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @part
-def enter_segment(t, d, transition, start, alpha, sizes, v):
-    """Lanes v.. of the best before position t, with the transition into d + 1 positions."""
-    _, _, C, labels, S = sizes
-    if t == 0:
-        return load(start, v)
-    even = odd = spread(-np.inf)
-    at, pair = (t - 1) * labels, d * S * C + v
-    c = 0
-    while c + 2 <= labels:
-        even = larger(even, spread_from(alpha, at + c) + load(transition, pair + c * C))
-        odd = larger(odd, spread_from(alpha, at + c + 1) + load(transition, pair + (c + 1) * C))
-        c += 2
-    if c < labels:
-        even = larger(even, spread_from(alpha, at + c) + load(transition, pair + c * C))
-    return larger(even, odd)
-
-
-@part
 def start_segments(t, rows, newest, opens, tables, sizes, alpha, room, found):
     """All segments that start at position t: what they cover, and what follows into ``onward``."""
     transition, bias, start, _ = tables
-    _, K, C, labels, _ = sizes
+    _, K, C, labels, S = sizes
     rest, onward, row, _, _ = room
     covered, starts, _ = found
     for c in range(labels):
@@ -87,7 +69,9 @@ def start_segments(t, rows, newest, opens, tables, sizes, alpha, room, found):
             at = slot_of(newest, d, K) * C + v
             after = load(rest, at) + load(bias, d * C + v) + opening
             store(onward, d * C + v, after)
-            before = enter_segment(t, d, transition, start, alpha, sizes, v)
+            before = load(start, v)
+            if t > 0:
+                before = best_pair(alpha, (t - 1) * S, transition, d * S * C + v, C, labels)
             best = larger(best, before + after)
             place = (t + d) * C + v
             store(covered, place, larger(load(covered, place), best))
@@ -121,7 +105,7 @@ def sweep_back(terms, tables, sizes, alpha, room, found):
     Args:
         terms, sizes: as for the scan of (K, C, C) transitions.
         tables: transition (K, S, C), bias (K, C), start and end (C,).
-        alpha: (L, labels) the best of what ends with a label at each position.
+        alpha: (L, S) the best of what ends with a label at each position, padded with -inf.
         room: what follows the start of a segment, by the place of its end, and the same by its
             duration, (K, C) each; (C,), (S, LANES) and (S,); all full of -inf.
         found: with a label at and a start at each position, (L, C) full of -inf; with an end at
@@ -129,7 +113,7 @@ def sweep_back(terms, tables, sizes, alpha, room, found):
     """
     scores, opens, closes = terms
     transition, _, _, end = tables
-    L, K, C, labels, _ = sizes
+    L, K, C, labels, S = sizes
     rest, _, row, _, after = room
     _, _, ends = found
     newest = K
@@ -138,7 +122,7 @@ def sweep_back(terms, tables, sizes, alpha, room, found):
     for t in range(L - 1, -1, -1):
         newest = (newest if newest > 0 else K) - 1
         for c in range(labels):
-            ends[t * labels + c] = alpha[t * labels + c] + after[c]
+            ends[t * labels + c] = alpha[t * S + c] + after[c]
             close = closes[t * labels + c] if len(closes) > 0 else 0.0
             rest[newest * C + c] = after[c] + close
         take_in(scores, t, 0.0, rest, row, sizes)

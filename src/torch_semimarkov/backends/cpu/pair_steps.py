@@ -21,7 +21,7 @@ from torch_semimarkov.backends.cpu.per_duration_scan import (
     step_of,
     take_in,
 )
-from torch_semimarkov.backends.cpu.per_duration_viterbi import best_pair, slack_of_pairs
+from torch_semimarkov.backends.cpu.per_duration_viterbi import best_of_duration, slack_of_pairs
 from torch_semimarkov.backends.cpu.step_kernels import read_code, write_code
 from torch_semimarkov.backends.cpu.steps import code_width
 from torch_semimarkov.backends.cpu.threads import run
@@ -95,13 +95,9 @@ def best_by_duration(shared, rings, first, newest, rows, sizes, v, found):
     ``first`` is the segment from the start of the sequence, or -inf; it comes after the others.
     """
     transition, bias, _ = shared
-    opened, source = rings
-    _, K, C, labels, S = sizes
-    top = first
+    C, top = sizes[2], first
     for d in range(rows):
-        at = slot_of(newest, d, K) * C
-        best = best_pair(source, at, transition, d * S * C + v, C, labels)
-        best = best + load(opened, at + v) + load(bias, d * C + v)
+        best = best_of_duration(transition, bias, rings, newest, d, sizes, v)
         store(found, d * C + v, best)
         top = larger(top, best)
     store(found, rows * C + v, first)

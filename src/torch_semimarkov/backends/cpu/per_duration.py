@@ -12,10 +12,9 @@ from torch_semimarkov.backends.cpu.per_duration_viterbi import decode
 from torch_semimarkov.backends.cpu.sums import FixedSum
 from torch_semimarkov.backends.cpu.threads import run
 from torch_semimarkov.backends.cpu.vector_types import padded
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 
 Arrays = tuple[np.ndarray, ...]
-PER_POSITION = ("scores", "start_scores", "end_scores")
 # The log of a relative transition from which on its exponential counts, about 1e-300.
 NEGLIGIBLE = -690.0
 

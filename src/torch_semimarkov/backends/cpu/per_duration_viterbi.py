@@ -42,16 +42,22 @@ def best_pair(source, at, transition, pair, C, labels):
 
 
 @part
-def best_of_segments(shared, rings, first, newest, rows, sizes, v):
-    """Lanes v.. of the best segment that ends here, with its best source."""
-    transition, bias, _, _ = shared
+def best_of_duration(transition, bias, rings, newest, d, sizes, v):
+    """Lanes v.. of the best segment of d + 1 positions that ends here, with its best source."""
     opened, source = rings
     _, K, C, labels, S = sizes
+    at = slot_of(newest, d, K) * C
+    best = best_pair(source, at, transition, d * S * C + v, C, labels)
+    return best + load(opened, at + v) + load(bias, d * C + v)
+
+
+@part
+def best_of_segments(shared, rings, first, newest, rows, sizes, v):
+    """Lanes v.. of the best segment that ends here; ``first`` is that from the start, or -inf."""
+    transition, bias, _, _ = shared
     top = first
     for d in range(rows):
-        at = slot_of(newest, d, K) * C
-        best = best_pair(source, at, transition, d * S * C + v, C, labels)
-        top = larger(top, best + load(opened, at + v) + load(bias, d * C + v))
+        top = larger(top, best_of_duration(transition, bias, rings, newest, d, sizes, v))
     return top
 
 

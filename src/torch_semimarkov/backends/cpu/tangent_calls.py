@@ -7,14 +7,9 @@ import torch
 from torch import Tensor
 
 from torch_semimarkov.backends.cpu.sums import FixedSum
-from torch_semimarkov.backends.cpu.tangent_tables import (
-    PER_POSITION,
-    PerDuration,
-    Tables,
-    rows_of,
-)
+from torch_semimarkov.backends.cpu.tangent_tables import PerDuration, Tables, rows_of
 from torch_semimarkov.backends.cpu.threads import run
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 
 _EMPTY = np.empty(0)
 Grads = dict[str, Tensor]

@@ -12,9 +12,8 @@ from torch_semimarkov.backends.cpu import tangent_per_duration as per_duration
 from torch_semimarkov.backends.cpu.tangent_pull import pull_back
 from torch_semimarkov.backends.cpu.tangent_scan import room_of, scan
 from torch_semimarkov.backends.cpu.vector_types import padded
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 
-PER_POSITION = ("scores", "start_scores", "end_scores")
 SHARED = ("transition", "duration_bias", "start", "end", "tail")
 _EMPTY = np.empty(0)
 Arrays = tuple[Any, ...]

@@ -19,7 +19,7 @@ from torch_semimarkov.backends.triton.decode import table_kernel, traceback_kern
 from torch_semimarkov.backends.triton.gradient import FLUSH, gradient_kernel
 from torch_semimarkov.backends.triton.scan import scan_kernel
 from torch_semimarkov.backends.triton.variants import Variant, up, variant_of
-from torch_semimarkov.potentials import Potentials
+from torch_semimarkov.potentials import PER_POSITION, Potentials
 from torch_semimarkov.segments import PAD
 
 _WIDTH = 128
@@ -169,7 +169,7 @@ def backward(p: Potentials, value: Tensor, kept: Tensor, weight: Tensor) -> dict
     """Gradients of ``(weight * value).sum()`` by term, in the terms' types."""
     run, dtype = Run(p), p.scores.dtype
     present = dict(p.terms())
-    names = [name for name in ("scores", "start_scores", "end_scores") if name in present]
+    names = [name for name in PER_POSITION if name in present]
     found = {name: torch.zeros_like(present[name]) for name in names}
     weight = weight.detach().to(torch.float64).contiguous()
     gradient: Gradient | launch_split.Gradient
